@@ -1,0 +1,202 @@
+"""Categorical DQN (Bellemare et al. 2017), as LTCR section 2 states it: a student and a teacher."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from mpi_ltcr.formulas import categorical, distillation, schedules
+from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Metrics, NonFiniteError, Policy, State, Stepper, Transition
+from mpi_ltcr.memory.replay import UniformReplay
+from mpi_ltcr.nets.atoms import AtomNetwork
+from mpi_ltcr.nets.flat import FlatParameters
+
+
+class C51Agent:
+    """One student: network, target network, private replay, two optimisers.
+
+    Args:
+        net, target_net: the same architecture; `flat` and `target_flat` are their parameters as vectors.
+        support: z, (K,).
+        revisit_stepper, digest_stepper: both drive `flat`, each with its own Adam moments.
+        explore_rng: draws exploring actions; part of the state.
+        eval_epsilon: share of random actions of the evaluated policy.
+        speak_net: "online" or "target", the network that answers as a teacher.
+        warmup, target_period, epsilon_*: see `config.C51Config`, in frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: EnvSpec,
+        net: AtomNetwork,
+        target_net: AtomNetwork,
+        flat: FlatParameters,
+        target_flat: FlatParameters,
+        support: torch.Tensor,
+        replay: UniformReplay,
+        revisit_stepper: Stepper,
+        digest_stepper: Stepper,
+        explore_rng: np.random.Generator,
+        batch: int,
+        warmup: int,
+        target_period: int,
+        epsilon_start: float,
+        epsilon_end: float,
+        epsilon_frames: int,
+        eval_epsilon: float,
+        speak_net: str,
+    ) -> None:
+        self.spec = spec
+        self.net, self.target_net, self.flat, self.target_flat = net, target_net, flat, target_flat
+        self.support, self.replay = support, replay
+        self.revisit_stepper, self.digest_stepper = revisit_stepper, digest_stepper
+        self.explore_rng = explore_rng
+        self.batch, self.warmup, self.target_period = batch, warmup, target_period
+        self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
+        self.eval_epsilon, self.speak_net = eval_epsilon, speak_net
+        self.frames = self.revisits = self.digests = 0
+        self._scale = torch.as_tensor(spec.obs_scale, dtype=torch.float32, device=support.device)
+        self._copy_target()
+
+    # Phase 1
+
+    @property
+    def epsilon(self) -> float:
+        """Share of random actions at this frame (LTCR 4.1)."""
+        return schedules.linear(self.frames, self.epsilon_start, self.epsilon_end, self.epsilon_frames)
+
+    def act(self, obs: np.ndarray) -> int:
+        """An epsilon-greedy action over expected values."""
+        return self._epsilon_greedy(obs, self.epsilon, self.explore_rng)
+
+    def player(self, rng: np.random.Generator) -> Policy:
+        """The nearly greedy policy that is evaluated."""
+        return lambda obs: self._epsilon_greedy(obs, self.eval_epsilon, rng)
+
+    def observe(self, transition: Transition) -> None:
+        """Remember a step; every `target_period` frames the target network becomes a copy of the online one."""
+        self.replay.add(transition)
+        self.frames += 1
+        if self.frames % self.target_period == 0:
+            self._copy_target()
+
+    # Phase 4
+
+    def revisit(self) -> Metrics:
+        """One step on Eq. 3 over a replayed batch; nothing before the warm-up is over.
+
+        Raises:
+            NonFiniteError: the loss is not finite.
+        """
+        if self.frames < max(self.warmup, self.batch):
+            return {}
+        batch = self.replay.sample(self.batch)
+        reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
+        with torch.no_grad():
+            next_logits = self.target_net(self._obs(batch.next_obs))
+            target = categorical.target_distribution(reward, discount, next_logits, self.support)
+        logits = categorical.at_action(self.net(self._obs(batch.obs)), self._tensor(batch.action))
+        loss = categorical.cross_entropy(target, logits).mean()
+        norm = self.revisit_stepper.step(loss)
+        self.revisits += 1
+        positions = categorical.bellman_positions(reward, discount, self.support)
+        return {
+            "td_loss": float(loss.detach()),
+            "revisit_grad_norm": norm,
+            "q_mean": float(categorical.expectation(logits.detach().softmax(-1), self.support).mean()),
+            "clipped_fraction": float(categorical.clipped_fraction(positions, self.support)),
+        }
+
+    # Phases 2 and 3
+
+    @torch.no_grad()
+    def answer(self, features: Features) -> np.ndarray:
+        """Z at each (s, a) of `features`: (N, K) float32 masses.
+
+        Raises:
+            NonFiniteError: a mass is not finite; nothing non-finite is ever sent.
+        """
+        net = self.net if self.speak_net == "online" else self.target_net
+        logits = categorical.at_action(net(self._obs(features.obs)), self._tensor(features.action))
+        probs: np.ndarray = logits.softmax(-1).cpu().numpy()
+        if not np.isfinite(probs).all():
+            raise NonFiniteError("answer: this agent's distributions are not finite; nothing was sent")
+        return probs
+
+    def mimic(self, lesson: Lesson) -> Metrics:
+        """One step on Eq. 6, the teacher held constant.
+
+        Raises:
+            NonFiniteError: the loss is not finite.
+        """
+        logits = categorical.at_action(self.net(self._obs(lesson.features.obs)), self._tensor(lesson.features.action))
+        loss = distillation.peer_loss(self._tensor(lesson.target), logits)
+        norm = self.digest_stepper.step(loss)
+        self.digests += 1
+        return {"distill_loss": float(loss.detach()), "digest_grad_norm": norm}
+
+    @torch.no_grad()
+    def distributions(self, obs: np.ndarray) -> np.ndarray:
+        """Z(s, .) of the online network: (N, *obs) -> (N, A, K) float32, for Fig. 5."""
+        masses: np.ndarray = self.net(self._obs(obs)).softmax(-1).cpu().numpy()
+        return masses
+
+    # Checkpoints
+
+    def state(self) -> State:
+        return {
+            "frames": self.frames,
+            "revisits": self.revisits,
+            "digests": self.digests,
+            "weights": self.flat.values.detach().cpu().numpy().copy(),
+            "target_weights": self.target_flat.values.detach().cpu().numpy().copy(),
+            "revisit_stepper": self.revisit_stepper.state(),
+            "digest_stepper": self.digest_stepper.state(),
+            "replay": self.replay.state(),
+            "explore_rng": self.explore_rng.bit_generator.state,
+        }
+
+    def load_weights(self, state: State) -> None:
+        """Only the networks of a saved state: enough to play. Raises ValueError if they are of another shape."""
+        for flat, name in ((self.flat, "weights"), (self.target_flat, "target_weights")):
+            saved = torch.as_tensor(state[name])
+            if saved.shape != flat.values.shape:
+                raise ValueError(f"{name}: {saved.numel()} parameters were saved, this network has {len(flat.values)}")
+            with torch.no_grad():
+                flat.values.copy_(saved)
+
+    def load_state(self, state: State) -> None:
+        self.load_weights(state)
+        self.frames, self.revisits, self.digests = state["frames"], state["revisits"], state["digests"]
+        self.revisit_stepper.load_state(state["revisit_stepper"])
+        self.digest_stepper.load_state(state["digest_stepper"])
+        self.replay.load_state(state["replay"])
+        self.explore_rng.bit_generator.state = state["explore_rng"]
+
+    # Private
+
+    def _epsilon_greedy(self, obs: np.ndarray, epsilon: float, rng: np.random.Generator) -> int:
+        if rng.random() < epsilon:
+            return int(rng.integers(self.spec.num_actions))
+        with torch.no_grad():
+            return int(categorical.greedy(self.net(self._obs(obs[None])), self.support))
+
+    def _copy_target(self) -> None:
+        with torch.no_grad():
+            self.target_flat.values.copy_(self.flat.values)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.support.device)
+
+    def _obs(self, obs: np.ndarray) -> torch.Tensor:
+        """(N, *obs) in the environment's dtype -> scaled float32 on the learning device."""
+        return self._tensor(obs).to(torch.float32) * self._scale
+
+
+def value_spread(probs: np.ndarray, support: np.ndarray) -> float:
+    """Standard deviation of expected values over a set of distributions (N, K), in reward: 0 = all look alike."""
+    spread = float((probs @ support).std())
+    return spread if math.isfinite(spread) else math.nan

@@ -1,0 +1,180 @@
+"""Checkpoints: one HDF5 file per rank, and a manifest of their hashes that is written last.
+
+    checkpoints/step_000010000/rank0000.h5  rank0001.h5  memory.h5  manifest.json
+
+The commit protocol (every rank writes into one temporary folder; the programs gather who succeeded; rank 0 commits):
+a folder named step_* with a manifest is whole, anything else never existed. Nothing here knows of MPI.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+
+from mpi_ltcr.archive.atomic import fsync_folder, sha256, write_hdf5, write_json, write_text
+from mpi_ltcr.archive.tree import TreeError, read_tree, write_tree
+from mpi_ltcr.interfaces import State
+
+FORMAT = "mpi-ltcr-checkpoint"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(Exception):
+    """No usable checkpoint: torn, tampered with, foreign, or of another version. The text says which and why."""
+
+
+class Entry(NamedTuple):
+    """One file of a checkpoint."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+def rank_file(rank: int) -> str:
+    """The file that holds one rank's state."""
+    return f"rank{rank:04d}.h5"
+
+
+def step_folder(checkpoints: Path, frames: int) -> Path:
+    """Where the checkpoint taken at this frame stands once it is whole."""
+    return checkpoints / f"step_{frames:09d}"
+
+
+def draft_folder(checkpoints: Path, frames: int) -> Path:
+    """Where it is gathered until then."""
+    return checkpoints / f".step_{frames:09d}.tmp"
+
+
+def write_file(draft: Path, name: str, state: State) -> Entry:
+    """Write and fsync one file of a checkpoint. Raises OSError if the disk does not take it."""
+    path = draft / name
+    write_hdf5(path, lambda file: _fill(file, state))
+    return Entry(name, sha256(path), path.stat().st_size)
+
+
+def _fill(file: h5py.File, state: State) -> None:
+    file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
+    write_tree(file, state)
+
+
+def begin(checkpoints: Path, frames: int) -> Path:
+    """An empty draft folder; leftovers of a cut-off attempt are removed."""
+    draft = draft_folder(checkpoints, frames)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    return draft
+
+
+def commit(checkpoints: Path, frames: int, entries: list[Entry], facts: dict[str, Any]) -> Path:
+    """Write the manifest of a gathered draft and put the checkpoint in its place, whole.
+
+    Args:
+        facts: more for the manifest: world size, rows of the logs, updates, ...
+    """
+    draft, folder = draft_folder(checkpoints, frames), step_folder(checkpoints, frames)
+    files = {entry.name: {"sha256": entry.sha256, "bytes": entry.bytes} for entry in entries}
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "frames": frames}
+    write_json(draft / MANIFEST, {**head, **facts, "files": files})
+    if folder.exists():  # the same step again after a resume: the new one is as good and is surely whole
+        shutil.rmtree(folder)
+    draft.rename(folder)
+    fsync_folder(checkpoints)
+    write_text(checkpoints / "latest", folder.name + "\n")
+    return folder
+
+
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and every leftover draft."""
+    for folder in folders(checkpoints)[keep:]:
+        shutil.rmtree(folder)
+    for draft in checkpoints.glob(".step_*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def folders(checkpoints: Path) -> list[Path]:
+    """Folders that claim to be checkpoints, newest first."""
+    found = (p for p in checkpoints.glob("step_*") if re.fullmatch(r"step_\d{9,}", p.name) and p.is_dir())
+    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint all of whose files are there, of their size and of their hash.
+
+    Raises:
+        CheckpointError: naming the folder, the file and what is wrong with it.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder.name}: {name} is missing")
+        if path.stat().st_size != expected["bytes"]:
+            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {expected['bytes']}")
+        if sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{folder.name}: {name} was changed after it was written (sha256 differs)")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A manifest of this program and format version; raises CheckpointError otherwise."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        right = manifest["format"] == FORMAT
+        version, files = manifest["format_version"], manifest["files"]
+        sound = all(re.fullmatch(r"[a-z]+\d*\.h5", n) and {"sha256", "bytes"} <= set(e) for n, e in files.items())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder.name}: no {MANIFEST}, so it was never finished") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{folder.name}: {MANIFEST} cannot be read ({type(error).__name__}: {error})") from None
+    if not (right and sound):
+        raise CheckpointError(f"{folder.name}: {MANIFEST} is not of this program")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{folder.name}: format version {version}, this program reads {FORMAT_VERSION}")
+    return dict(manifest)
+
+
+def newest_whole(checkpoints: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint that passes `verify`, and why each newer one does not.
+
+    Raises:
+        CheckpointError: there is none; the text holds every reason.
+    """
+    refused: list[str] = []
+    for folder in folders(checkpoints):
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            refused.append(str(error))
+        else:
+            return folder, refused
+    reasons = "; ".join(refused) if refused else "there is none"
+    raise CheckpointError(f"{checkpoints}: no whole checkpoint ({reasons}); start anew with mpi-ltcr train")
+
+
+def load_file(path: Path) -> State:
+    """The state in one file of a verified checkpoint. Raises CheckpointError for a foreign or damaged file."""
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
+                raise CheckpointError(f"{path}: not a checkpoint file of format version {FORMAT_VERSION}")
+            return read_tree(file)
+    except (OSError, RuntimeError, KeyError, TreeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def flatten(tree: State, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) pairs of a state in a fixed order: to compare or to hash two states."""
+    for name in sorted(tree):
+        value = tree[name]
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,60 @@
+"""Reading runs: finished, running or cut off. The one way by which analysis and `status` see a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from mpi_ltcr.archive.schema import FORMAT, FORMAT_VERSION
+
+
+class ReadError(Exception):
+    """Not a run of ours, or a log that cannot be read; the text names the path."""
+
+
+class Log(NamedTuple):
+    """One agent's published log."""
+
+    path: Path
+    attributes: dict[str, Any]
+
+    def table(self, name: str) -> dict[str, np.ndarray]:
+        """The columns of a table, whole, as arrays of equal length."""
+        with h5py.File(self.path, "r", locking="best-effort") as file:
+            return {c: (d.asstr()[:] if h5py.check_string_dtype(d.dtype) else d[:]) for c, d in file[name].items()}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's resolved configuration."""
+        return dict(json.loads(self.attributes["config_json"]))
+
+    @property
+    def agent(self) -> int:
+        """Number of the agent in its team."""
+        return int(self.attributes["agent"])
+
+
+def open_log(path: Path) -> Log:
+    """A log of ours. Raises ReadError for anything else."""
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            attributes = dict(file.attrs)
+    except OSError as error:
+        raise ReadError(f"{path}: not readable as HDF5 ({error})") from None
+    if attributes.get("format") != FORMAT:
+        raise ReadError(f"{path}: not a log of this program")
+    if attributes["format_version"] != FORMAT_VERSION:
+        raise ReadError(f"{path}: log format version {attributes['format_version']}, this reads {FORMAT_VERSION}")
+    return Log(path, attributes)
+
+
+def read_logs(run: Path) -> list[Log]:
+    """The logs of a run, one per agent, by number of the agent. Raises ReadError if there are none yet."""
+    paths = sorted((run / "logs").glob("agent*.h5"))
+    if not paths:
+        raise ReadError(f"{run}: no logs/agent*.h5; not a run directory, or it has published nothing yet")
+    return [open_log(path) for path in paths]

@@ -1,0 +1,103 @@
+"""The log tables, declared once for the writer and for analysis.
+
+One HDF5 file per agent, `logs/agent0000.h5`. A group is a table, a dataset is a 1-D column, all columns of a table
+have the same length. The first columns are the shared clocks. Raw values only: smoothing belongs to analysis.
+
+    pandas.DataFrame({name: column[:] for name, column in h5py.File(path)["eval"].items()})
+    xarray.open_dataset(path, group="eval", engine="h5netcdf")
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+FORMAT = "mpi-ltcr-log"
+FORMAT_VERSION = 1
+
+
+class Column(NamedTuple):
+    """One column: its numpy type ("text" for strings), unit and meaning."""
+
+    dtype: str
+    units: str
+    long_name: str
+
+
+CLOCKS = {
+    "frames": Column("i8", "frames", "agent steps in the training environment"),
+    "updates": Column("i8", "updates", "gradient updates, Revisit and Digest together"),
+    "wall_s": Column("f8", "s", "wall time of the run, all attempts together"),
+}
+
+TABLES: dict[str, dict[str, Column]] = {
+    "episodes": {
+        "return": Column("f8", "reward", "undiscounted return of a training episode, in the environment's own reward"),
+        "length": Column("i8", "frames", "length of the episode"),
+        "truncated": Column("i1", "1", "1: ended by the time limit, 0: by the environment"),
+    },
+    "eval": {
+        "return": Column("f8", "reward", "undiscounted return of an evaluation episode"),
+        "length": Column("i8", "frames", "length of the episode"),
+        "episode": Column("i8", "1", "number of the episode within this evaluation"),
+    },
+    "train": {
+        "td_loss": Column("f8", "nats", "LTCR Eq. 3 as cross-entropy, mean over the round's Revisit updates"),
+        "revisit_grad_norm": Column("f8", "1", "global gradient norm of Revisit before clipping, mean over the round"),
+        "distill_loss": Column("f8", "nats", "LTCR Eq. 6 per vector before the round's first Digest update"),
+        "digest_grad_norm": Column("f8", "1", "global gradient norm of the round's first Digest update"),
+        "q_mean": Column("f8", "reward", "mean expected value of the actions in the last Revisit batch"),
+        "clipped_fraction": Column("f8", "1", "share of the target's atoms outside the support, last Revisit batch"),
+        "epsilon": Column("f8", "1", "share of random actions"),
+    },
+    "exchange": {
+        "round": Column("i8", "rounds", "number of the communication round"),
+        "demonstrations": Column("i8", "vectors", "rows of the lesson that this agent received"),
+        "kl_teammates": Column(
+            "f8", "nats", "KL(teammate || self) on the drawn sample before Digest, mean over teammates"
+        ),
+        "memory_rows": Column("f8", "vectors", "feature vectors in M0; NaN before the first lesson"),
+        "bytes_sent": Column("i8", "bytes", "sent by this rank in this round"),
+        "bytes_received": Column("i8", "bytes", "received by this rank in this round"),
+        "comm_s": Column("f8", "s", "time of this round in MPI calls, waiting for teammates included"),
+    },
+    "probe": {
+        "kl_teammates": Column("f8", "nats", "KL(teammate || self) on the fixed probe set, mean over teammates"),
+        "value_spread": Column("f8", "reward", "standard deviation of expected values over the probe set"),
+    },
+    "perf": {
+        "frames_per_s": Column("f8", "frames/s", "frames since the last row over wall time"),
+        "explore_s": Column("f8", "s", "Phase 1 since the last row"),
+        "communicate_s": Column("f8", "s", "Phase 2 since the last row"),
+        "digest_s": Column("f8", "s", "Phase 3 since the last row"),
+        "revisit_s": Column("f8", "s", "Phase 4 since the last row"),
+        "evaluate_s": Column("f8", "s", "evaluation and probes since the last row"),
+        "archive_s": Column("f8", "s", "logs and checkpoints since the last row"),
+        "rss_bytes": Column("i8", "bytes", "largest resident memory of the process so far"),
+    },
+    "distributions": {
+        "state": Column("i8", "1", "number of the probe state; 0 is the zero observation"),
+        "action": Column("i8", "1", "action"),
+        "atom": Column("i8", "1", "number of the atom, from 1 as in LTCR section 2"),
+        "z": Column("f8", "reward", "position of the atom"),
+        "probability": Column("f4", "1", "mass at the atom"),
+    },
+    "events": {
+        "time": Column("f8", "s since 1970", "when it happened"),
+        "level": Column("text", "", "info, warning or error"),
+        "text": Column("text", "", "what happened"),
+    },
+}
+
+WALL_COLUMNS = frozenset(
+    {"wall_s", "comm_s", "time", "rss_bytes", "frames_per_s"}
+    | {f"{phase}_s" for phase in ("explore", "communicate", "digest", "revisit", "evaluate", "archive")}
+)
+"""Columns that tell of the machine, not of the learning: the only ones that differ between equal runs."""
+
+WALL_TABLES = frozenset({"perf", "events"})
+"""Tables whose number of rows depends on the machine or on the attempts."""
+
+
+def columns(table: str) -> dict[str, Column]:
+    """Clocks and columns of a table, in their order."""
+    return {**CLOCKS, **TABLES[table]}

@@ -1,0 +1,41 @@
+"""Is everything in a run directory what it was when it was written?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mpi_ltcr.archive import checkpoint, reader
+from mpi_ltcr.archive.schema import TABLES, columns
+
+
+def verify_run(run: Path) -> Iterator[tuple[str, str]]:
+    """(name, problem) of the parts of a run; the problem of a sound part is empty."""
+    yield "config.yaml", "" if (run / "config.yaml").is_file() else "missing; not a run directory"
+    for folder in checkpoint.folders(run / "checkpoints"):
+        yield f"checkpoints/{folder.name}", _problem_of_checkpoint(folder)
+    for path in sorted((run / "logs").glob("agent*.h5")):
+        yield f"logs/{path.name}", _problem_of_log(path)
+
+
+def _problem_of_checkpoint(folder: Path) -> str:
+    try:
+        for name in checkpoint.verify(folder)["files"]:
+            checkpoint.load_file(folder / name)
+    except checkpoint.CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def _problem_of_log(path: Path) -> str:
+    try:
+        log = reader.open_log(path)
+        for name in TABLES:
+            content = log.table(name)
+            if set(content) != set(columns(name)):
+                return f"table {name} has other columns than this program writes"
+            if len({len(column) for column in content.values()}) != 1:
+                return f"table {name} has columns of unequal length"
+    except (reader.ReadError, OSError, KeyError) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,199 @@
+"""The composition root: configuration and role -> the things that one rank owns. Everything is wired here, once."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import nn
+
+from mpi_ltcr import __version__, envs
+from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.comm.roles import Role
+from mpi_ltcr.config import C51Config, Config
+from mpi_ltcr.formulas import categorical
+from mpi_ltcr.interaction import EnvLoop, random_features
+from mpi_ltcr.interfaces import EnvSpec, Features
+from mpi_ltcr.memory.public import PublicMemory
+from mpi_ltcr.memory.replay import UniformReplay
+from mpi_ltcr.nets.atoms import AtomNetwork
+from mpi_ltcr.nets.flat import flatten
+from mpi_ltcr.nets.torsos import MLP, Identity
+from mpi_ltcr.seeds import TEAM, SeedTree
+from mpi_ltcr.steppers import LocalAdam
+from mpi_ltcr.transfer.none import NoTransfer
+from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
+
+PROBE_STATES = 9
+"""States whose whole distributions are written: the zero observation and eight of random play (Fig. 5)."""
+
+
+class Member(NamedTuple):
+    """What one rank of a team owns."""
+
+    role: Role
+    spec: EnvSpec
+    agent: C51Agent
+    loop: EnvLoop
+    eval_env: gymnasium.Env
+    transfer: NoTransfer | PublicMemoryTransfer
+    memory: PublicMemory | None
+    """M0, on the rank that keeps it."""
+    probe: Features
+    """The fixed set on which teammates are compared."""
+    probe_states: np.ndarray
+
+
+def torch_device(choice: str, local_rank: int) -> torch.device:
+    """The device of a rank: the GPU of its number on the node (ranks beyond the last GPU share), or the CPU.
+
+    Raises:
+        ValueError: cuda was asked for and there is none.
+    """
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("runtime.device: cuda was asked for, torch sees none; set runtime.device: cpu or auto")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def build_member(config: Config, role: Role, service: Service, device: torch.device) -> Member:
+    """Everything of one rank of an LTCR team, in its first state."""
+    torch.set_num_threads(config.runtime.threads)
+    seeds = SeedTree(config.seed)
+    make_env = functools.partial(envs.make, config.env.id, config.env.kwargs)
+    env = make_env()
+    spec = envs.spec_of(config.env.id, env)
+    settings = config.agent_of(role.agent)
+    loop = EnvLoop(
+        env=env,
+        seed_of=functools.partial(seeds.integer, role.agent, "env"),
+        discount=settings.discount,
+        reward_scale=settings.reward_scale,
+    )
+    eval_env = make_env()
+    probe_rng = seeds.generator(TEAM, "probe")
+    states = random_features(eval_env, probe_rng, PROBE_STATES).obs
+    states[0] = 0
+    memory = None
+    if role.keeps_memory and config.transfer.method == "public_memory":
+        memory = PublicMemory(capacity=config.transfer.memory_size, spec=spec, rng=seeds.generator(TEAM, "subset"))
+    return Member(
+        role=role,
+        spec=spec,
+        agent=build_c51(settings, spec, seeds, role.agent, device, config.eval.epsilon, config.transfer.speak_net),
+        loop=loop,
+        eval_env=eval_env,
+        transfer=_build_transfer(config, role, service, spec, memory, seeds),
+        memory=memory,
+        probe=random_features(eval_env, probe_rng, max(1, config.log.probe_size)),
+        probe_states=states,
+    )
+
+
+def _build_transfer(
+    config: Config, role: Role, service: Service, spec: EnvSpec, memory: PublicMemory | None, seeds: SeedTree
+) -> NoTransfer | PublicMemoryTransfer:
+    if config.transfer.method == "none":
+        return NoTransfer()
+    return PublicMemoryTransfer(
+        service=service,
+        memory=memory,
+        spec=spec,
+        upload_rng=seeds.generator(role.agent, "upload"),
+        round_frames=config.round_frames,
+        demonstrations=config.transfer.demonstrations,
+        upload_probability=config.transfer.upload_probability,
+        subset=config.transfer.subset,
+        target=config.transfer.target,
+        start=config.transfer.start // config.round_frames,
+    )
+
+
+def build_c51(
+    settings: C51Config,
+    spec: EnvSpec,
+    seeds: SeedTree,
+    index: int,
+    device: torch.device,
+    eval_epsilon: float,
+    speak_net: str,
+) -> C51Agent:
+    """Agent number `index`, with weights drawn from its own branch of the seed tree."""
+    generator = torch.Generator().manual_seed(seeds.integer(index, "weights"))
+    net, target_net = (build_net(settings, spec, generator).to(device) for _ in range(2))
+    flat, target_flat = flatten(net), flatten(target_net)
+    stepper = functools.partial(
+        LocalAdam, flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
+    )
+    return C51Agent(
+        spec=spec,
+        net=net,
+        target_net=target_net,
+        flat=flat,
+        target_flat=target_flat,
+        support=categorical.support(settings.vmin, settings.vmax, settings.atoms, device=device),
+        replay=UniformReplay(capacity=settings.replay_capacity, spec=spec, rng=seeds.generator(index, "replay")),
+        revisit_stepper=stepper(name="revisit"),
+        digest_stepper=stepper(name="digest"),
+        explore_rng=seeds.generator(index, "explore"),
+        batch=settings.batch,
+        warmup=settings.warmup,
+        target_period=settings.target_period,
+        epsilon_start=settings.epsilon_start,
+        epsilon_end=settings.epsilon_end,
+        epsilon_frames=settings.epsilon_frames,
+        eval_epsilon=eval_epsilon,
+        speak_net=speak_net,
+    )
+
+
+def build_net(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> AtomNetwork:
+    """The value network of one agent."""
+    inputs = int(np.prod(spec.obs_shape))
+    torso: nn.Module
+    if settings.torso == "linear":
+        torso, features = Identity(inputs=inputs), inputs
+    else:
+        torso, features = MLP(inputs=inputs, widths=settings.hidden, generator=generator), settings.hidden[-1]
+    return AtomNetwork(
+        torso=torso, features=features, actions=spec.num_actions, atoms=settings.atoms, generator=generator
+    )
+
+
+def fingerprint(config: Config, spec: EnvSpec, agent: int) -> str:
+    """What must be equal on all ranks of a team, as JSON: its lessons, and the course of its rounds."""
+    settings = config.agent_of(agent)
+    return json.dumps(
+        {
+            "version": __version__,
+            "agent.atoms": settings.atoms,
+            "agent.vmin": settings.vmin,
+            "agent.vmax": settings.vmax,
+            "env.observation": [list(spec.obs_shape), str(spec.obs_dtype)],
+            "env.actions": spec.num_actions,
+            "frames": config.frames,
+            "seed": config.seed,
+            "round_frames": config.round_frames,
+            "transfer": vars(config.transfer),
+            "eval.every": config.eval.every,
+            "log.probe_every": config.log.probe_every,
+            "log.probe_size": config.log.probe_size,
+            "checkpoint.every": config.checkpoint.every,
+        }
+    )
+
+
+def disagreement(fingerprints: list[str]) -> str | None:
+    """The first field on which agents differ and who has what, as one line; None if all agree."""
+    facts = [json.loads(text) for text in fingerprints]
+    for field, value in facts[0].items():
+        for agent, other in enumerate(facts[1:], start=1):
+            if other[field] != value:
+                return f"{field}: agent 0 has {value}, agent {agent} has {other[field]}; start all with the same"
+    return None

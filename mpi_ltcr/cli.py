@@ -1,0 +1,207 @@
+"""The command line: train, resume, eval, status, verify, presets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpi_ltcr import __version__, options
+from mpi_ltcr.comm import launch
+from mpi_ltcr.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from mpi_ltcr.programs.job import Job
+
+HELP = """usage: mpi-ltcr VERB ...
+
+Train teams of reinforcement-learning agents that learn from each other; one MPI rank is one agent.
+
+  mpirun -n 2 mpi-ltcr train ltcr-cartpole-9-1          train a preset (see: mpi-ltcr presets)
+  mpirun -n 2 mpi-ltcr train ltcr-cartpole-9-1 --agent.lr 3e-4 --seed 2 --out runs/a
+  mpi-ltcr train ltcr-cartpole-9-1 --plan               who does what, sizes; starts nothing
+  mpi-ltcr train ltcr-cartpole-9-1 --print_config       the whole configuration as YAML
+  mpirun -n 2 mpi-ltcr resume runs/a                    go on from the last whole checkpoint
+  mpi-ltcr status runs/a [--json] [--exit-code]         what it is doing
+  mpi-ltcr verify runs/a                                every hash, every file
+  mpi-ltcr eval runs/a --agent 0 --episodes 30          play with a trained agent
+
+`mpi-ltcr VERB --help` tells more. Exit codes: 0 completed, 2 bad input, 65 unusable checkpoint, 70 internal error,
+74 disk, 77 environment refused, 85 stopped on a signal and saved.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb in ("-h", "--help"):
+        sys.exit(print(HELP, end=""))
+    if verb == "--version":
+        sys.exit(print(f"mpi-ltcr {__version__}"))
+    if verb not in VERBS:
+        complain(f"{verb}: no such verb; use one of {', '.join(VERBS)}, or mpi-ltcr --help")
+        sys.exit(2)
+    try:
+        VERBS[verb](rest)
+    except ConfigError as error:
+        complain(str(error))
+        sys.exit(2)
+
+
+def complain(message: str) -> None:
+    """One line for the whole job, whoever of the ranks sees the error."""
+    if launch.rank() == 0:
+        print(f"mpi-ltcr: error: {message}", file=sys.stderr, flush=True)
+
+
+def train(arguments: list[str]) -> None:
+    """Train a new run."""
+    config, plan = options.load(arguments)
+    check_env(config)
+    if not (plan and launch.size() == 1):
+        config.check_team(launch.size())
+    if plan:
+        from mpi_ltcr.programs.plan import describe
+
+        if launch.rank() == 0:
+            print(describe(config, launch.size()), end="")
+        return
+    refuse_existing(config)
+    run_job(_job(config, None))
+
+
+def resume(arguments: list[str]) -> None:
+    """Go on with a run."""
+    parser = argparse.ArgumentParser("mpi-ltcr resume", description=resume.__doc__)
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
+    parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
+    asked = parser.parse_args(arguments)
+    if not (asked.run / "config.yaml").is_file():
+        raise ConfigError(f"{asked.run}: not a run directory (no config.yaml); mpi-ltcr train makes one")
+    frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
+    config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])
+    check_env(config)
+    config.check_team(launch.size())
+    run_job(_job(config, asked.run, force_unlock=asked.force_unlock))
+
+
+def _job(config: Config, resumed: Path | None, force_unlock: bool = False) -> Job:
+    from mpi_ltcr.programs.job import Job
+
+    return Job(config=config, resumed=resumed, force_unlock=force_unlock)
+
+
+def run_job(job: Job) -> None:
+    """Start MPI, run, and leave in order; a JobError is printed by rank 0 alone."""
+    from mpi_ltcr.comm import runtime
+
+    code = runtime.COMPLETED
+    try:
+        job.run(runtime.start())
+    except runtime.JobError as error:
+        complain(str(error))
+        code = error.code
+    runtime.leave(code)
+
+
+def check_env(config: Config) -> None:
+    """Raise ConfigError unless the environment exists, can be made, and suits the agents."""
+    from mpi_ltcr import envs
+
+    try:
+        envs.make(config.env.id, config.env.kwargs).close()
+    except envs.EnvError as error:
+        raise ConfigError(str(error)) from None
+
+
+def refuse_existing(config: Config) -> None:
+    """Raise ConfigError if --out holds something already; the binding check is made again when it is created."""
+    out = Path(config.out) if config.out else None
+    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"out: {out} exists already; choose another --out, or: mpi-ltcr resume {out}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Play with a trained agent of a run and print its returns."""
+    parser = argparse.ArgumentParser("mpi-ltcr eval", description=evaluate.__doc__)
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("--agent", type=int, default=0, help="number of the agent (default 0)")
+    parser.add_argument("--episodes", type=int, default=10, help="episodes to play (default 10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default 0)")
+    asked = parser.parse_args(arguments)
+    if asked.episodes < 1:
+        raise ConfigError(f"--episodes: {asked.episodes} plays nothing; take at least 1")
+    from mpi_ltcr.comm.runtime import JobError
+    from mpi_ltcr.programs.evaluation import evaluate_run
+
+    try:
+        for line in evaluate_run(asked.run, asked.agent, asked.episodes, asked.seed):
+            print(line)
+    except JobError as error:
+        complain(str(error))
+        sys.exit(error.code)
+
+
+def status(arguments: list[str]) -> None:
+    """Print what a run is doing, from its published files alone."""
+    parser = argparse.ArgumentParser("mpi-ltcr status", description=status.__doc__)
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("--json", action="store_true", help="print status.json")
+    parser.add_argument("--exit-code", action="store_true", help="exit as the run did; 1 while it has not ended")
+    asked = parser.parse_args(arguments)
+    from mpi_ltcr.archive.rundir import RunDirectory
+
+    content = RunDirectory(asked.run).read_status()
+    if not content:
+        raise ConfigError(f"{asked.run}: no readable status.json; not a run directory")
+    if asked.json:
+        print(json.dumps(content))
+    else:
+        age = time.time() - content["heartbeat"]
+        print(f"{asked.run}: {content['state']} at frame {content.get('frames', 0)}, attempt {content.get('attempt', 1)}")
+        print(f"last checkpoint: frame {content.get('checkpoint', 'none yet')}; last heartbeat {age:.0f} s ago")
+        if content.get("error"):
+            print(content["error"])
+    if asked.exit_code:
+        sys.exit(content.get("exit_code", 1))
+
+
+def verify(arguments: list[str]) -> None:
+    """Check every file of a run: hashes of all checkpoints, logs that open and hold what the schema says."""
+    parser = argparse.ArgumentParser("mpi-ltcr verify", description=verify.__doc__)
+    parser.add_argument("run", type=Path, help="the run directory")
+    asked = parser.parse_args(arguments)
+    from mpi_ltcr.archive.verification import verify_run
+
+    problems = 0
+    for name, problem in verify_run(asked.run):
+        print(f"{'FAULT' if problem else 'ok   '} {name}{': ' + problem if problem else ''}")
+        problems += bool(problem)
+    if problems:
+        complain(f"{asked.run}: {problems} faulty; resume uses the newest whole checkpoint")
+        sys.exit(65)
+
+
+def presets(arguments: list[str]) -> None:
+    """List the presets that come with the program."""
+    argparse.ArgumentParser("mpi-ltcr presets", description=presets.__doc__).parse_args(arguments)
+    for name in options.preset_names():
+        print(f"{name:28s}{options.preset_summary(name)}")
+
+
+VERBS = {
+    "train": train,
+    "resume": resume,
+    "eval": evaluate,
+    "status": status,
+    "verify": verify,
+    "presets": presets,
+}
+
+os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # no dynamic HDF5 filters: a hostile file could name one

@@ -1,0 +1,28 @@
+"""What the launcher tells through the environment, before MPI starts. No MPI in here: errors must print only once."""
+
+from __future__ import annotations
+
+import os
+
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def _first(names: tuple[str, ...], default: int) -> int:
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdigit()), default)
+
+
+def _in_srun_step() -> bool:
+    """A task of srun, and not the batch script itself, which has SLURM_PROCID too."""
+    return os.environ.get("SLURM_STEP_NUM_TASKS", "").isdigit()
+
+
+def rank() -> int:
+    """This process's number as the launcher says it; 0 where there is no launcher."""
+    return _first((*RANK_VARIABLES, "SLURM_PROCID") if _in_srun_step() else RANK_VARIABLES, 0)
+
+
+def size() -> int:
+    """How many processes the launcher says it started; 1 where there is no launcher."""
+    return _first((*SIZE_VARIABLES, "SLURM_STEP_NUM_TASKS") if _in_srun_step() else SIZE_VARIABLES, 1)

@@ -1,0 +1,154 @@
+"""One process of the job: its communicator, its end, and the one place that names COMM_WORLD.
+
+Measured with both MPIs: a plain Python exception on one rank leaves the others in their collective for ever, and so do
+an early `sys.exit` and an exception in a thread. So `guard` takes over every way in which a process can end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from mpi4py import MPI
+
+from mpi_ltcr.comm import launch
+from mpi_ltcr.interfaces import NonFiniteError
+
+COMPLETED, BAD_INPUT, BAD_CHECKPOINT, INTERNAL, IO, HANG, ENVIRONMENT, PREEMPTED = 0, 2, 65, 70, 74, 75, 77, 85
+"""Exit codes; `status.json` is the authority, since MPICH's mpirun may return 0 for a rank killed by a signal."""
+
+
+class JobError(Exception):
+    """An end that every rank reaches alike: rank 0 prints the one line, all leave in order with `code`."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Guard:
+    """The watch over this process's end.
+
+    `on_failure(text, code)` is called before an abnormal one; False means that another rank tells of it already.
+    """
+
+    def __init__(self) -> None:
+        self.on_failure: Callable[[str, int], bool] = lambda text, code: True
+        self.phase = "start"
+        self.finished = False
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Take over uncaught exceptions of the main thread, other threads and destructors, and early exits."""
+        faulthandler.enable()
+        if hasattr(faulthandler, "register"):  # the stack of one rank: kill -USR2 PID
+            faulthandler.register(signal.SIGUSR2, chain=False)
+        sys.excepthook = self._uncaught
+        threading.excepthook = lambda args: self._uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+        sys.unraisablehook = lambda args: self._uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+        atexit.register(self._early_exit)
+
+    def _uncaught(self, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        known = isinstance(error, (NonFiniteError, OSError))
+        code = IO if isinstance(error, OSError) else INTERNAL
+        self.abort(f"{text}{_advice(error) if not known else ''}", code)
+
+    def _early_exit(self) -> None:
+        if not self.finished and MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1:
+            self.abort("left early (sys.exit?) while other ranks wait for it", INTERNAL)
+
+    def abort(self, text: str, code: int) -> None:
+        """End the whole job now: say why, let `on_failure` write it down, then leave without waiting for anybody.
+
+        ``os._exit`` makes either launcher kill the other ranks (1.5 s at most) and needs no MPI call, so it works
+        from any thread and in any state.
+        """
+        if not self._lock.acquire(blocking=False):  # another thread is at it already
+            time.sleep(60)
+        head = f"mpi-ltcr: rank {launch.rank()} of {launch.size()} on {socket.gethostname()}, phase {self.phase}:"
+        text = f"{head} the job ends here\n{text.rstrip()}"
+        first = True
+        with contextlib.suppress(Exception):
+            first = self.on_failure(text, code)
+        if not first:
+            time.sleep(5)  # let the other rank speak out; the launcher ends us meanwhile
+        print(text, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _advice(error: BaseException | None) -> str:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "\nOut of memory: lower agent.batch or agent.replay_capacity, or start fewer ranks on this node"
+    return ""
+
+
+guard = Guard()
+
+
+def start() -> MPI.Intracomm:
+    """Initialise MPI and return the communicator of the whole job.
+
+    Raises:
+        JobError: the launcher started several processes but MPI knows of one (each would believe to be rank 0 of 1
+            and write the same run directory).
+    """
+    guard.install()
+    MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    asked, found = launch.size(), MPI.COMM_WORLD.size
+    if asked > 1 and found == 1:
+        library = MPI.Get_library_version().split("\n")[0].strip("\x00 ")
+        raise JobError(
+            f"the launcher started {asked} processes, but each sees itself alone: mpi4py is bound to {library}. "
+            f"Use that library's own mpirun ({sys.prefix}/bin/mpirun), or srun --mpi=pmi2 for MPICH",
+            ENVIRONMENT,
+        )
+    return MPI.COMM_WORLD
+
+
+def leave(code: int) -> None:
+    """End this process in order, MPI included."""
+    guard.finished = True
+    if MPI.Is_initialized() and not MPI.Is_finalized():
+        MPI.Finalize()
+    sys.exit(code)
+
+
+class StopSignals:
+    """SIGUSR1, SIGTERM, SIGINT and SIGHUP set a flag; the ranks agree on it at a round's end and leave together."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        for name in ("SIGUSR1", "SIGTERM", "SIGINT", "SIGHUP"):
+            signal.signal(getattr(signal, name), self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        name = signal.Signals(number).name
+        if name == self.received == "SIGINT":
+            guard.abort("second Ctrl-C: stopped without a checkpoint", 128 + number)
+        self.received = name
+
+
+def local_rank(comm: MPI.Intracomm) -> tuple[int, int]:
+    """This rank's number among those on its node, and how many those are. Collective."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    place = node.rank, node.size
+    node.Free()
+    return place
+
+
+def library() -> str:
+    """The MPI library in use, e.g. "MPICH Version: 5.0.2"."""
+    return " ".join(MPI.Get_library_version().split("\n")[0].strip("\x00 ").split())

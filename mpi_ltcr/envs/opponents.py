@@ -1,0 +1,220 @@
+"""Who plays the ships that do not learn: the other team of Space Battle, and in the solo game one's own mates.
+
+An opponent sees what its ships see and nothing else. It draws only from the generator that `reset` hands it, once an
+episode; that generator is its own, and saved with it. It knows nothing of checkpoints: `frozen` and `selfplay` are
+handed callables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from mpi_ltcr.envs.space_battle_rules import ACTIONS, CCW, CW, FIRE, MOVE, OTHER_FEATURES, OWN_FEATURES, Rules
+from mpi_ltcr.interfaces import Policy, State
+
+Crew = Policy | Sequence[Policy]
+"""One policy for every ship of the team, or one for each."""
+
+
+class Opponent(Protocol):
+    """Chooses the actions of n ships."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """A new episode begins; draw from `rng` until the next one."""
+        ...
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions (n,) int64 for observations (n, D). The rows of dead ships are there too; their actions are not
+        carried out."""
+        ...
+
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...
+
+
+class _Base:
+    """The generator that all of them are handed, and its saving."""
+
+    needs_policies: ClassVar[bool] = False
+    _rng: np.random.Generator | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def state(self) -> State:
+        return {"rng": None if self._rng is None else self._rng.bit_generator.state}
+
+    def load_state(self, state: State) -> None:
+        if state["rng"] is None:
+            self._rng = None
+            return
+        # A generator of its own, never the one it holds: that may be shared with someone who restores it himself.
+        self._rng = np.random.default_rng(0)
+        self._rng.bit_generator.state = state["rng"]
+
+
+class Random(_Base):
+    """Every action with equal chance: reference.md 4.4's default."""
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        if self._rng is None:
+            raise RuntimeError("the random opponent was not given a generator: call reset(rng) first")
+        return self._rng.integers(len(ACTIONS), size=len(observations))
+
+
+class Stationary(_Base):
+    """Stays where it is and does not shoot: a target. There is no action for doing nothing, so it spins."""
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        return np.full(len(observations), CCW)
+
+
+class Scripted(_Base):
+    """Turns to the nearest living enemy, fires where that would hit it, and comes closer where it would not.
+
+    It holds fire while a mate stands in the line. Works under both readings of relative theta: it takes bearings
+    from the positions.
+
+    Args:
+        rules: the game's constants; the defaults if None.
+    """
+
+    def __init__(self, *, rules: Rules | None = None) -> None:
+        self._rules = rules or Rules()
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        rules = self._rules
+        seen = np.asarray(observations, dtype=np.float64)
+        others = seen[:, OWN_FEATURES:].reshape(len(seen), -1, OTHER_FEATURES)  # mates first, then enemies
+        distance, off = self._polar(seen, others)
+        ahead = (np.abs(np.sin(off)) * distance < rules.hit_distance) & (np.cos(off) > 0.0) & (others[..., 3] > 0.0)
+
+        enemies = rules.team_size - 1 + np.arange(rules.team_size)
+        away = np.where(others[:, enemies, 3] > 0.0, distance[:, enemies], np.inf)
+        row, target = np.arange(len(seen)), enemies[away.argmin(axis=1)]
+        off, reach = off[row, target], distance[row, target]
+        mates = slice(rules.team_size - 1)
+        blocked = (ahead[:, mates] & (distance[:, mates] < reach[:, None])).any(axis=1)
+
+        fire = ahead[row, target] & ~blocked & (seen[:, 3] > 0.0)
+        turn = np.abs(off) > np.pi / rules.headings + 1e-6
+        # At the wall a move would be refused for ever; a shot is not, and turning away spares a mate.
+        close_in = np.where(self._can_move(seen), MOVE, np.where(blocked, CCW, FIRE))
+        action: np.ndarray = np.where(fire, FIRE, np.where(turn, np.where(off > 0.0, CCW, CW), close_in))
+        return action
+
+    def _polar(self, seen: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distance, and angle off the bow in [-pi, pi), of each other ship: (n, 2 team_size - 1) each."""
+        apart = (others[..., :2] - seen[:, None, :2]) * self._rules.arena
+        bearing = np.arctan2(apart[..., 1], apart[..., 0]) - 2 * np.pi * seen[:, 2, None]
+        return np.hypot(apart[..., 0], apart[..., 1]), (bearing + np.pi) % (2 * np.pi) - np.pi
+
+    def _can_move(self, seen: np.ndarray) -> np.ndarray:
+        """(n,) bool: a move along the heading stays inside the arena."""
+        rules = self._rules
+        course = 2 * np.pi * seen[:, 2]
+        target = seen[:, :2] * rules.arena + rules.move * np.stack([np.cos(course), np.sin(course)], axis=1)
+        inside = (target >= rules.ship_radius) & (target <= rules.arena - rules.ship_radius)
+        can: np.ndarray = inside[:, 0] & inside[:, 1]
+        return can
+
+
+class Frozen(_Base):
+    """Plays a policy that no longer learns.
+
+    Args:
+        policies: one for every ship of the team, or one for each.
+    """
+
+    needs_policies = True
+
+    def __init__(self, *, policies: Crew) -> None:
+        self._crew = policies
+        if not callable(policies) and not policies:
+            raise ValueError("the frozen opponent needs a policy, got none")
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        return _play(self._crew, observations)
+
+
+class SelfPlay(_Base):
+    """Plays a past snapshot of the learners, drawn anew for each episode.
+
+    The snapshots themselves are kept by whoever took them; saved here is only which one plays.
+
+    Args:
+        policies: the snapshots, oldest first; more are added with `add`.
+    """
+
+    needs_policies = True
+
+    def __init__(self, *, policies: Sequence[Crew]) -> None:
+        if callable(policies) or not policies:
+            raise ValueError("the selfplay opponent needs a list of at least one snapshot")
+        self._snapshots = list(policies)
+        self.playing = len(self._snapshots) - 1
+
+    def add(self, snapshot: Crew) -> None:
+        """From the next episode on this one can be drawn too."""
+        self._snapshots.append(snapshot)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        super().reset(rng)
+        self.playing = int(rng.integers(len(self._snapshots)))
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        return _play(self._snapshots[self.playing], observations)
+
+    def state(self) -> State:
+        return {**super().state(), "playing": self.playing}
+
+    def load_state(self, state: State) -> None:
+        playing = int(state["playing"])
+        if not 0 <= playing < len(self._snapshots):
+            raise ValueError(f"snapshot {playing} was playing when this was saved, here are {len(self._snapshots)}")
+        super().load_state(state)
+        self.playing = playing
+
+
+OPPONENTS: dict[str, type[_Base]] = {
+    "random": Random,
+    "scripted": Scripted,
+    "stationary": Stationary,
+    "frozen": Frozen,
+    "selfplay": SelfPlay,
+}
+
+
+def make_opponent(name: str, *, rules: Rules | None = None, policies: Crew | Sequence[Crew] | None = None) -> Opponent:
+    """The opponent of this name. ValueError for an unknown one, or for policies missing or not wanted.
+
+    `policies` is one crew for `frozen`, a list of crews for `selfplay`; `rules` matter to `scripted` alone.
+    """
+    if name not in OPPONENTS:
+        raise ValueError(f"unknown opponent {name!r}; there are {', '.join(OPPONENTS)}")
+    kind = OPPONENTS[name]
+    if kind.needs_policies != (policies is not None):
+        raise ValueError(f"the {name} opponent {'needs policies' if kind.needs_policies else 'takes no policies'}")
+    if kind is Scripted:
+        return Scripted(rules=rules)
+    if kind is Frozen:
+        return Frozen(policies=policies)  # type: ignore[arg-type]
+    if kind is SelfPlay:
+        return SelfPlay(policies=policies)  # type: ignore[arg-type]
+    return kind()
+
+
+def _play(crew: Crew, observations: np.ndarray) -> np.ndarray:
+    """The crew's actions (n,), each ship asked alone. ValueError where a crew of several is not one per ship."""
+    ships = len(observations)
+    policies: Sequence[Policy] = [crew] * ships if callable(crew) else crew
+    if len(policies) != ships:
+        raise ValueError(f"a crew of {len(policies)} policies cannot play {ships} ships: give one, or one for each")
+    return np.array([int(policy(seen)) for policy, seen in zip(policies, observations, strict=True)], dtype=np.int64)

@@ -1,0 +1,1 @@
+"""The papers' equations: tensors in, tensors out, and nothing of ours imported."""

@@ -1,0 +1,123 @@
+"""The nouns and verbs of the house.
+
+Private is the agent's, public is the transfer's, and the program only turns the page.
+
+Nouns are plain ``NamedTuple``s of arrays; verbs are ``Protocol``s. Nothing here imports anything of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+State = dict[str, Any]
+"""A nested dict of numpy arrays, numbers, strings and None: what a checkpoint can hold."""
+
+Metrics = dict[str, float]
+"""Named scalars of one update, e.g. ``{"td_loss": 0.7, "grad_norm": 1.2}``."""
+
+Policy = Callable[[np.ndarray], int]
+"""Chooses an action for one observation ``(*obs)``. May keep a recurrent state, so: one per episode."""
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss, gradient, weight or demonstration is NaN or infinite. Nothing non-finite is sent or saved."""
+
+
+class Transition(NamedTuple):
+    """One step of experience, or a batch of them (then every field has a leading axis N)."""
+
+    obs: np.ndarray
+    action: Any
+    reward: Any
+    discount: Any
+    """gamma^n: 0 only at a termination. A truncation keeps it, so that the value there bootstraps."""
+    next_obs: np.ndarray
+
+
+class Features(NamedTuple):
+    """phi = (s, a), LTCR section 2: ``obs (N, *obs)`` and ``action (N,)`` int64."""
+
+    obs: np.ndarray
+    action: np.ndarray
+
+
+class Lesson(NamedTuple):
+    """What is exchanged in both papers: states, and a teacher's distributions there.
+
+    ``target`` is ``(N, K)`` atom probabilities (LTCR Eq. 6) or ``(N, A)`` logits (CDRL Eq. 3);
+    ``source (N,)`` is the index of the agent that taught each row, -1 for an average of several.
+    """
+
+    features: Features
+    target: np.ndarray
+    source: np.ndarray
+
+
+class EnvSpec(NamedTuple):
+    """What an agent must know of its environment."""
+
+    obs_shape: tuple[int, ...]
+    obs_dtype: np.dtype
+    num_actions: int
+    obs_scale: np.ndarray | float = 1.0
+    """Observations are multiplied by it before they enter a network; broadcasts against ``obs_shape``."""
+    frames_per_step: int = 1
+    """Emulator frames in one agent step. Everything named `frames` counts agent steps."""
+    reward_scale: float = 1.0
+    """The learner sees ``reward * reward_scale``; logs hold the environment's own reward."""
+
+
+class Stateful(Protocol):
+    """Can be saved into a checkpoint and restored from it, random generators included."""
+
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...
+
+
+class Agent(Stateful, Protocol):
+    """LTCR's phases as verbs. An agent knows nothing of MPI: it runs alone, in LTCR or under a server alike."""
+
+    def act(self, obs: np.ndarray) -> int:
+        """An exploring action for one observation ``(*obs)``."""
+        ...
+
+    def observe(self, transition: Transition) -> None:
+        """Phase 1: remember one step of its own experience."""
+        ...
+
+    def revisit(self) -> Metrics:
+        """Phase 4: one update on private experience. Empty before the warm-up is over."""
+        ...
+
+    def answer(self, features: Features) -> np.ndarray:
+        """Phase 2: its distributions ``(N, K)`` float32 at these features."""
+        ...
+
+    def mimic(self, lesson: Lesson) -> Metrics:
+        """Phase 3: one update towards the teacher's distributions."""
+        ...
+
+    def player(self, rng: np.random.Generator) -> Policy:
+        """The policy that is evaluated, drawing its randomness from `rng`."""
+        ...
+
+
+class Transfer(Stateful, Protocol):
+    """How agents learn from each other."""
+
+    lockstep: bool
+    """True: `exchange` is collective, every rank must call it in the same round."""
+
+    def exchange(self, agent: Agent, fresh: Features) -> Lesson | None: ...
+
+
+class Stepper(Stateful, Protocol):
+    """How a gradient becomes a change of weights: a local optimiser, or a push to a parameter server."""
+
+    def step(self, loss: Any) -> float:
+        """Follow the gradient of `loss` (a scalar tensor) once. Returns its global norm before clipping."""
+        ...

@@ -1,0 +1,1 @@
+"""What is remembered: private replay, and the public memory M0. numpy only; no torch, no MPI."""

@@ -1,0 +1,45 @@
+"""The public memory M0 (LTCR section 3.1): feature vectors phi = (s, a) that teammates have met.
+
+Only states and actions: no rewards and no successors leave an agent. It lives on rank 0 and knows nothing of MPI.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpi_ltcr.interfaces import EnvSpec, Features, State
+from mpi_ltcr.memory.ring import Ring
+
+
+class PublicMemory:
+    """A ring of (s, a), sampled uniformly with replacement.
+
+    Args:
+        capacity: feature vectors that are kept; the oldest leave first.
+        spec: shape and dtype of the observations.
+        rng: draws the subsets Phi_0; part of the state.
+    """
+
+    def __init__(self, *, capacity: int, spec: EnvSpec, rng: np.random.Generator) -> None:
+        columns = {"obs": (np.dtype(spec.obs_dtype), spec.obs_shape), "action": (np.dtype(np.int64), ())}
+        self.ring = Ring(capacity=capacity, columns=columns)
+        self.rng = rng
+
+    def __len__(self) -> int:
+        return len(self.ring)
+
+    def add(self, features: Features) -> None:
+        """Append every vector of an upload, in its order."""
+        for obs, action in zip(features.obs, features.action, strict=True):
+            self.ring.add(obs=obs, action=action)
+
+    def sample(self, count: int) -> Features:
+        """Phi_0: `count` vectors, obs (count, *obs) and action (count,)."""
+        return Features(**self.ring.take(self.rng.integers(len(self.ring), size=count)))
+
+    def state(self) -> State:
+        return {"ring": self.ring.state(), "rng": self.rng.bit_generator.state}
+
+    def load_state(self, state: State) -> None:
+        self.ring.load_state(state["ring"])
+        self.rng.bit_generator.state = state["rng"]

@@ -1,0 +1,38 @@
+"""All parameters of a module as views of one flat vector, and all gradients of another.
+
+One Adam step over one tensor instead of one over each parameter; a copy into the target network is one call; and the
+vectors are what a parameter server sends as they are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class FlatParameters(NamedTuple):
+    """Both float32 of shape (P,); `values` is a leaf whose `.grad` is `grads`."""
+
+    values: torch.Tensor
+    grads: torch.Tensor
+
+
+def flatten(module: nn.Module) -> FlatParameters:
+    """Move the parameters of `module`, in their order of registration, into one flat vector and return it.
+
+    Afterwards `p.data` and `p.grad` of each parameter are views; zero gradients with ``grads.zero_()``, because
+    ``zero_grad(set_to_none=True)`` would cut the views off.
+    """
+    parameters = list(module.parameters())
+    values = torch.cat([p.detach().reshape(-1) for p in parameters])
+    grads = torch.zeros_like(values)
+    start = 0
+    for p in parameters:
+        end = start + p.numel()
+        p.data = values[start:end].view_as(p)
+        p.grad = grads[start:end].view_as(p)
+        start = end
+    values.grad = grads
+    return FlatParameters(values, grads)

@@ -1,0 +1,144 @@
+"""Command line and YAML -> configuration, and back. One line for whatever cannot be read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from mpi_ltcr.config import Config, ConfigError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def load(arguments: list[str]) -> tuple[Config, bool]:
+    """The configuration that a command line asks for, and whether only its plan is wanted.
+
+    Raises:
+        ConfigError: naming the field, in one line.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--config", str(preset_path(arguments[0])), *arguments[1:]]
+    elif not any(a.split("=")[0] in ("--config", "--help", "-h", "--print_config") for a in arguments):
+        raise ConfigError(f"train: name a preset ({', '.join(preset_names())}) or a file with --config FILE")
+    parser = make_parser()
+    try:
+        asked = parser.parse_args(arguments)
+        _check_agents(asked)
+        fields = vars(parser.instantiate(asked))
+        plan = bool(fields.pop("plan"))
+        fields.pop("config")
+        return Config(**fields), plan
+    except ArgumentError as error:
+        raise ConfigError(one_line(error)) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"config: not a YAML file of fields: {' '.join(str(error).split())}") from None
+
+
+def make_parser(prog: str = "mpi-ltcr train") -> ArgumentParser:
+    """The parser of a run: `--config FILE`, one option for each field, `--plan`, `--print_config`."""
+    parser = ArgumentParser(
+        prog=prog,
+        exit_on_error=False,
+        usage=f"{prog} PRESET|--config FILE [--FIELD VALUE ...] [--plan] [--print_config]",
+        description="Train a team: `mpirun -n 2 mpi-ltcr train ltcr-cartpole-9-1 --seed 3`. One rank is one agent. "
+        "`mpi-ltcr presets` lists the presets.",
+    )
+    parser.add_argument("--config", action="config", help="A YAML file of fields; later options override it.")
+    parser.add_argument("--plan", action="store_true", help="Print roles, devices and sizes, then stop.")
+    parser.add_class_arguments(Config, as_group=True)
+    return parser
+
+
+def _check_agents(asked: Any) -> None:
+    """Type-check each entry of `agents` as what it overrides: `agent`. Converted values replace the written ones."""
+    for index, override in enumerate(asked.agents or []):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(type(Config.agent))
+        parser.set_defaults(vars(asked.agent))
+        try:
+            checked = parser.parse_object(override)
+        except ArgumentError as error:
+            raise ConfigError(f"agents[{index}].{one_line(error)}") from None
+        asked.agents[index] = {name: checked[name] for name in override}
+
+
+def option_names(cls: type = Config, prefix: str = "") -> list[str]:
+    """Every dotted option name below a configuration class."""
+    names = []
+    for f in dataclasses.fields(cls):
+        names.append(prefix + f.name)
+        if dataclasses.is_dataclass(f.default):
+            names += option_names(type(f.default), f"{prefix}{f.name}.")
+    return names
+
+
+def one_line(error: Exception) -> str:
+    """A parser's error in one line: the field first, and the nearest right name for an unknown one."""
+    text = " ".join(str(error).split())
+    if text.startswith("unrecognized arguments:"):
+        return _unknown(text.split(":", 1)[1].split()[0].lstrip("-").split("=")[0])
+    if text.startswith("Option '"):
+        return _unknown(text.split("'")[1])
+    if text.startswith("Group '"):
+        return _unknown(f"{text.split(chr(39))[1]}.{text.split(chr(39))[3]}")
+    return text.removeprefix("Parser key ").replace('"', "")
+
+
+def _unknown(name: str) -> str:
+    names = option_names()
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    near = near or [n for n in names if n.split(".")[-1] == name.split(".")[-1]][:1]
+    near = near or difflib.get_close_matches(name, [n.split(".")[-1] for n in names], n=1)
+    return f"{name}: unknown option; " + (f"did you mean {near[0]}?" if near else "see mpi-ltcr train --help")
+
+
+def load_file(path: Path) -> Config:
+    """The configuration in a run directory's config.yaml, checked like any other."""
+    return load(["--config", str(path)])[0]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain mappings, lists, numbers and strings: what YAML, JSON and HDF5 hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(v) for key, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        for kind in (bool, int, float):  # the restricted number types of the parser are subclasses
+            if isinstance(value, kind):
+                return kind(value)
+        return value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def to_yaml(config: Config) -> str:
+    """A file that `--config` reads back to an equal configuration."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("mpi_ltcr") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset; raises ConfigError with the nearest right names."""
+    names = preset_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+        raise ConfigError(f"{name}: no such preset; did you mean {' or '.join(near)}? (a file: --config {name})")
+    return Path(str(resources.files("mpi_ltcr") / "presets" / f"{name}.yaml"))
+
+
+def preset_summary(name: str) -> str:
+    """The first comment line of a preset's file."""
+    return preset_path(name).read_text().split("\n", 1)[0].lstrip("# ")

@@ -1,0 +1,48 @@
+"""--plan: who does what, where, and how much is sent and saved; nothing is started."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mpi_ltcr import assembly, envs
+from mpi_ltcr.comm.collectives import HEADER
+from mpi_ltcr.comm.roles import ltcr_roles
+from mpi_ltcr.config import Config
+
+
+def describe(config: Config, size: int) -> str:
+    """The plan of a run on `size` ranks, as text. Sizes are in bytes, computed from shapes."""
+    if size == 1 and config.transfer.method != "none":
+        size = len(config.agents) or 2  # --plan is asked for without mpirun: the paper's team
+    env = envs.make(config.env.id, config.env.kwargs)
+    spec = envs.spec_of(config.env.id, env)
+    env.close()
+    transition = 2 * int(np.prod(spec.obs_shape)) * np.dtype(spec.obs_dtype).itemsize + 16
+    lines = [f"{config.name}: {config.frames} frames, {size} agents, {config.env.id}"]
+    saved = 0
+    for role in ltcr_roles(size):
+        settings = config.agent_of(role.agent)
+        net = assembly.build_net(settings, spec, torch.Generator())
+        parameters = sum(p.numel() for p in net.parameters())
+        saved += 4 * parameters * 6 + settings.replay_capacity * transition
+        device = assembly.torch_device(config.runtime.device, role.rank)
+        memory = ", keeps M0" if role.keeps_memory and config.transfer.method != "none" else ""
+        lines.append(f"  rank {role.rank}: agent {role.agent}, {parameters} parameters, {device}{memory}")
+    t = config.transfer
+    if t.method == "none":
+        lines.append("  round: nothing is exchanged")
+    else:
+        phi = transition // 2
+        teachers = size if t.subset == "per_teacher" else 1
+        messages = {
+            "gather of features": HEADER.itemsize + 8 + config.round_frames * phi,
+            "bcast of the sample": HEADER.itemsize + 8 + teachers * t.demonstrations * phi,
+            "allgather of distributions": HEADER.itemsize + t.demonstrations * config.agent.atoms * 4,
+        }
+        lines.append(f"  round of {config.round_frames} frames: {t.revisit_slots} Revisit, {t.digest_slots} Digest")
+        lines += [f"    {name}: {bytes_} bytes from each sender" for name, bytes_ in messages.items()]
+        saved += t.memory_size * phi
+    lines.append(f"  checkpoint: at most {saved / 1e6:.1f} MB, every {config.checkpoint.every} frames")
+    lines.append(f"  start it: mpirun -n {size} mpi-ltcr train ...")
+    return "\n".join(lines) + "\n"

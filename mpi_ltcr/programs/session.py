@@ -1,0 +1,319 @@
+"""What surrounds the rounds of a program: clocks, log, evaluation, probes, checkpoints, stopping in order.
+
+Everything here happens at the end of a round, at frames that are the same on all ranks, so its collectives match.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mpi_ltcr.agents.c51 import value_spread
+from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.recorder import Recorder
+from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.assembly import Member
+from mpi_ltcr.comm import runtime
+from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
+from mpi_ltcr.config import Config
+from mpi_ltcr.interaction import Episode, evaluate
+from mpi_ltcr.interfaces import Metrics, State
+from mpi_ltcr.programs.progress import Progress
+from mpi_ltcr.seeds import SeedTree
+from mpi_ltcr.transfer.public_memory import kl_rows
+
+PHASES = ("explore", "communicate", "digest", "revisit", "evaluate", "archive")
+AGREE_EVERY = 10
+"""Rounds between two agreements on whether to stop."""
+SAVE_ATTEMPTS = 3
+"""Checkpoints in a row that may fail before the run stops."""
+
+
+class Session:
+    """One rank's view of a run.
+
+    Args:
+        service: collectives of its own, apart from the transfer's.
+        config: the run's; `member` is what this rank trains.
+        signals: what this process was asked to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        member: Member,
+        service: Service,
+        run: RunDirectory,
+        recorder: Recorder,
+        signals: StopSignals,
+        attempt: int,
+    ) -> None:
+        self.config, self.member, self.service = config, member, service
+        self.run, self.recorder, self.signals, self.attempt = run, recorder, signals, attempt
+        self.seeds = SeedTree(config.seed)
+        self.frames = self.updates = self.evaluations = 0
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.saved = -1
+        self.failed_saves = 0
+        self._earlier_s, self._start = 0.0, time.perf_counter()
+        self._perf_at = (0, 0.0)
+        self._published = time.perf_counter()
+        self.progress = Progress(config.frames) if service.rank == 0 else None
+
+    # The rounds
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training, earlier attempts included."""
+        return self._earlier_s + time.perf_counter() - self._start
+
+    def rounds(self) -> Iterator[Session]:
+        """Collective. Hand itself out once a round; between rounds, do what is due at this frame.
+
+        Raises:
+            JobError: the job was asked to stop (after a checkpoint), or checkpoints cannot be written.
+        """
+        config = self.config
+        while self.frames < config.frames:
+            yield self
+            self.frames += config.round_frames
+            with self.phase("evaluate"):
+                self._evaluate()
+                self._probe()
+            if self.frames % config.checkpoint.every == 0 and self.frames < config.frames:
+                self.save()
+            self._publish_if_due()
+            if self.frames // config.round_frames % AGREE_EVERY == 0:
+                self._stop_if_asked()
+        self._save_last()
+        self._finish("completed", runtime.COMPLETED)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Account the time of a phase, and let error messages name it."""
+        start, guard.phase = time.perf_counter(), name
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+    def record(
+        self, episodes: list[Episode], transfer: Metrics, digested: list[Metrics], revisited: list[Metrics]
+    ) -> None:
+        """Log what one round of the four phases did."""
+        frames = self.frames + self.config.round_frames
+        revisited = [m for m in revisited if m]
+        self.updates += len(digested) + len(revisited)
+        for e in episodes:
+            self._row("episodes", frames, **{"return": e.value, "length": e.length, "truncated": e.truncated})
+        if digested or revisited:
+            means = {
+                k: float(np.mean([m[k] for m in revisited])) for k in ("td_loss", "revisit_grad_norm") if revisited
+            }
+            last = {k: revisited[-1][k] for k in ("q_mean", "clipped_fraction") if revisited}
+            first = digested[0] if digested else {}
+            self._row("train", frames, **means, **last, **first, epsilon=self.member.agent.epsilon)
+        if transfer:
+            self._row("exchange", frames, **transfer)
+
+    def _row(self, table: str, frames: int, **values: object) -> None:
+        self.recorder.add(table, frames=frames, updates=self.updates, wall_s=self.wall_s, **values)
+
+    # Evaluation and probes
+
+    def _evaluate(self) -> None:
+        if self.frames % self.config.eval.every:
+            return
+        agent, number = self.member.role.agent, self.evaluations
+        policy_rng = self.seeds.generator(agent, "eval_policy", number)
+        values = []
+        for k in range(self.config.eval.episodes):
+            seed = self.seeds.integer(agent, "eval_env", number, k)
+            e = evaluate(self.member.eval_env, self.member.agent.player(policy_rng), seed)
+            self._row("eval", self.frames, **{"return": e.value, "length": e.length, "episode": k})
+            values.append(e.value)
+        self.evaluations += 1
+        if self.progress:
+            self.progress.evaluated(float(np.mean(values)))
+
+    def _probe(self) -> None:
+        """Collective. Trace the teammates' KL on the fixed set (Fig. 2), dump whole distributions (Fig. 5)."""
+        log, member = self.config.log, self.member
+        if log.probe_size and self.frames % log.probe_every == 0:
+            answers = self.service.allgather(member.agent.answer(member.probe))
+            own = answers[member.role.agent]
+            others = [kl_rows(z, own) for i, z in enumerate(answers) if i != member.role.agent]
+            spread = value_spread(own, member.agent.support.cpu().numpy())
+            kl = float(np.mean(others)) if others else float("nan")
+            self._row("probe", self.frames, kl_teammates=kl, value_spread=spread)
+        if self.frames in log.distributions_at:
+            self._dump_distributions()
+
+    def _dump_distributions(self) -> None:
+        support = self.member.agent.support.cpu().numpy()
+        masses = self.member.agent.distributions(self.member.probe_states)
+        for (state, action, atom), mass in np.ndenumerate(masses):
+            self._row(
+                "distributions",
+                self.frames,
+                state=state,
+                action=action,
+                atom=atom + 1,
+                z=support[atom],
+                probability=mass,
+            )
+
+    # Log and status
+
+    def event(self, level: str, text: str) -> None:
+        """Write down that something out of the ordinary happened."""
+        self._row("events", self.frames, time=time.time(), level=level, text=text)
+
+    def _publish_if_due(self) -> None:
+        now = time.perf_counter()
+        if self.progress:
+            self.progress.show(self.frames)
+        if now - self._published > self.config.log.publish_s:
+            self._publish()
+            if self.service.rank == 0:
+                self.run.write_status(state="running", frames=self.frames, attempt=self.attempt)
+
+    def _publish(self) -> None:
+        self._perf_row()
+        with self.phase("archive"):
+            try:
+                self.recorder.publish()
+            except OSError as error:  # training goes on: the next one, or the next checkpoint, may succeed
+                self.event("error", f"log not published: {error}")
+        self._published = time.perf_counter()
+
+    def _perf_row(self) -> None:
+        frames, wall = self._perf_at
+        if self.frames > frames:
+            rate = (self.frames - frames) / max(1e-9, self.wall_s - wall)
+            seconds = {f"{name}_s": value for name, value in self.seconds.items()}
+            rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            self._row("perf", self.frames, frames_per_s=rate, rss_bytes=rss, **seconds)
+            self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._perf_at = (self.frames, self.wall_s)
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Collective. Write a checkpoint of the whole team and the logs that belong to it.
+
+        Either all ranks' files are whole and the checkpoint exists, or it does not; training then goes on with the
+        older one, and stops when that happens three times in a row.
+        """
+        problem = ""
+        with self.phase("archive"):
+            if self.service.rank == 0:
+                problem = _problem_of(lambda: checkpoint.begin(self.run.checkpoints, self.frames))
+            problem = self._agree_on(problem)
+            entries: list[checkpoint.Entry] = []
+            if not problem:
+                problem = self._agree_on(_problem_of(lambda: entries.extend(self._write_files())))
+            listed = self.service.texts(json.dumps(entries))
+            if not problem and self.service.rank == 0:
+                everything = [checkpoint.Entry(*entry) for text in listed for entry in json.loads(text)]
+                problem = _problem_of(lambda: self._commit(everything))
+            problem = self._agree_on(problem)
+        if not problem:
+            self.saved, self.failed_saves = self.frames, 0
+            return
+        self.failed_saves += 1
+        self.event("error", f"checkpoint at frame {self.frames} was not written: {problem}")
+        if self.failed_saves >= SAVE_ATTEMPTS:
+            raise JobError(f"{SAVE_ATTEMPTS} checkpoints in a row failed: {problem}; free disk space", runtime.IO)
+
+    def _agree_on(self, problem: str) -> str:
+        """Collective. The first problem that any rank has, the same text for all; empty if there is none."""
+        return next((text for text in self.service.texts(problem) if text), "")
+
+    def _write_files(self) -> list[checkpoint.Entry]:
+        draft = checkpoint.draft_folder(self.run.checkpoints, self.frames)
+        self.recorder.publish()
+        entries = [checkpoint.write_file(draft, checkpoint.rank_file(self.member.role.agent), self.state())]
+        if self.member.memory is not None:
+            entries.append(checkpoint.write_file(draft, "memory.h5", self.member.memory.state()))
+        return entries
+
+    def _commit(self, entries: list[checkpoint.Entry]) -> None:
+        facts = {"world_size": self.service.size, "updates": self.updates, "config": self.config.name}
+        checkpoint.commit(self.run.checkpoints, self.frames, entries, facts)
+        checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep)
+        self.run.write_status(state="running", frames=self.frames, checkpoint=self.frames, attempt=self.attempt)
+
+    def state(self) -> State:
+        """Everything of this rank but M0."""
+        member = self.member
+        clocks = {"frames": self.frames, "updates": self.updates, "evaluations": self.evaluations}
+        return {
+            "session": {**clocks, "wall_s": self.wall_s, "log_rows": self.recorder.rows()},
+            "agent": member.agent.state(),
+            "loop": member.loop.state(),
+            "transfer": member.transfer.state(),
+        }
+
+    def restore(self, folder: Path) -> None:
+        """Continue from a verified checkpoint: the rows that came after it are cut from the log."""
+        state = checkpoint.load_file(folder / checkpoint.rank_file(self.member.role.agent))
+        session = state["session"]
+        self.frames = self.saved = session["frames"]
+        self.updates = session["updates"]
+        self.evaluations, self._earlier_s = session["evaluations"], session["wall_s"]
+        self._perf_at = (self.frames, self.wall_s)
+        self.recorder.rewind(session["log_rows"])
+        self.member.agent.load_state(state["agent"])
+        self.member.loop.load_state(state["loop"])
+        self.member.transfer.load_state(state["transfer"])
+        if self.member.memory is not None:
+            self.member.memory.load_state(checkpoint.load_file(folder / "memory.h5"))
+        if self.progress:
+            self.progress.resumed(self.frames)
+        self.event("info", f"resumed from {folder.name}, attempt {self.attempt}")
+
+    # The end
+
+    def _save_last(self) -> None:
+        """Collective. Make sure that this very frame is saved before the job ends; raises JobError if it cannot be."""
+        while self.saved != self.frames:
+            self.save()
+
+    def _stop_if_asked(self) -> None:
+        """Collective. Leave together if any rank was asked to."""
+        if not self.service.any(self.signals.received is not None):
+            return
+        self._save_last()
+        self.event("info", f"stopped on {self.signals.received or 'a signal to another rank'}")
+        self._finish("preempted", runtime.PREEMPTED)
+        raise JobError(
+            f"stopped at frame {self.frames} of {self.config.frames}, saved; go on: mpi-ltcr resume {self.run.root}",
+            runtime.PREEMPTED,
+        )
+
+    def _finish(self, state: str, code: int) -> None:
+        """Collective. Publish, and write the record that says how it ended."""
+        self._publish()
+        self.service.any(False)  # nobody calls it finished before all logs are out
+        if self.service.rank == 0:
+            self.run.write_status(state=state, frames=self.frames, attempt=self.attempt, exit_code=code)
+            self.run.unlock()
+        if self.progress:
+            self.progress.done(self.frames, state)
+
+
+def _problem_of(action: Callable[[], object]) -> str:
+    """Run it; what the disk had against it, or nothing. HDF5 reports some full disks as RuntimeError."""
+    try:
+        action()
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
