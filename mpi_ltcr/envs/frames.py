@@ -25,31 +25,41 @@ def area_resizer(source: tuple[int, int], target: tuple[int, int]) -> Callable[[
     of 1/200) and the float32 error decides where they go, so the terms are added in OpenCV's order: along a row from
     left to right, then the rows from top to bottom.
     """
-    row_taps, row_shares = _area_taps(source[0], target[0])
-    column_taps, column_shares = _area_taps(source[1], target[1])
+    columns = _area_taps(source[1], target[1], length=source[0])
+    rows = _area_taps(source[0], target[0], length=target[1])
 
     def resize(screen: np.ndarray) -> np.ndarray:
-        pixels = screen.astype(np.float32)
-        narrow = pixels[:, column_taps[0]] * column_shares[0]
-        for taps, shares in zip(column_taps[1:], column_shares[1:], strict=True):
-            narrow += pixels[:, taps] * shares
-        small = narrow[row_taps[0]] * row_shares[0][:, None]
-        for taps, shares in zip(row_taps[1:], row_shares[1:], strict=True):
-            small += narrow[taps] * shares[:, None]
+        # On its side first: gathering rows is a copy of blocks, a third faster than gathering columns.
+        narrow = _weighted_rows(np.ascontiguousarray(screen.T).astype(np.float32), *columns)
+        small = _weighted_rows(np.ascontiguousarray(narrow.T), *rows)
         return np.rint(small, out=small).astype(np.uint8)
 
     return resize
 
 
-def _area_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """The source pixels under each target pixel and their shares of it, both (n, target); a spare one has share 0."""
+def _weighted_rows(image: np.ndarray, taps: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(H, L) -> (target, L): for each target row the sum of ``image[taps] * shares``, in the order of the taps."""
+    total: np.ndarray = image[taps[0]]
+    total *= shares[0]
+    for row, share in zip(taps[1:], shares[1:], strict=True):
+        term = image[row]
+        term *= share
+        total += term
+    return total
+
+
+def _area_taps(source: int, target: int, *, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Source rows under each target row (n, target) and their shares of it (n, target, length); spare ones have 0.
+
+    The shares of a row are spread over its whole `length`, because numpy multiplies arrays of one shape twice as fast.
+    """
     scale = source / target
     starts = np.arange(target) * scale
-    taps = np.floor(starts + 1e-9).astype(int) + np.arange(math.ceil(scale) + 1)[:, None]
+    taps = np.floor(starts + 1e-9).astype(np.intp) + np.arange(math.ceil(scale) + 1)[:, None]
     covered = np.minimum(taps + 1, starts + scale) - np.maximum(taps, starts)
     shares = np.where(covered > 1e-3, covered / scale, 0.0)  # the threshold is OpenCV's
     used = shares.any(axis=1)
-    return np.minimum(taps, source - 1)[used], shares[used].astype(np.float32)
+    return np.minimum(taps, source - 1)[used], np.repeat(shares[used, :, None], length, axis=2).astype(np.float32)
 
 
 def universe_resizer() -> Callable[[np.ndarray], np.ndarray]:

@@ -90,31 +90,32 @@ class Scripted(_Base):
         self._rules = rules or Rules()
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        rules = self._rules
+        rules, mates = self._rules, self._rules.team_size - 1
         seen = np.asarray(observations, dtype=np.float64)
         others = seen[:, OWN_FEATURES:].reshape(len(seen), -1, OTHER_FEATURES)  # mates first, then enemies
-        distance, off = self._polar(seen, others)
-        ahead = (np.abs(np.sin(off)) * distance < rules.hit_distance) & (np.cos(off) > 0.0) & (others[..., 3] > 0.0)
+        alive = others[..., 3] > 0.0
+        ahead, aside = self._from_the_bow(seen, others)
+        # A flight begins at the muzzle: what is struck first is nearest to there, not to the ship's centre.
+        reach = np.hypot(ahead - rules.hit_distance, aside)
+        in_line = alive & (np.hypot(np.minimum(ahead - rules.hit_distance, 0.0), aside) < rules.hit_distance)
 
-        enemies = rules.team_size - 1 + np.arange(rules.team_size)
-        away = np.where(others[:, enemies, 3] > 0.0, distance[:, enemies], np.inf)
-        row, target = np.arange(len(seen)), enemies[away.argmin(axis=1)]
-        off, reach = off[row, target], distance[row, target]
-        mates = slice(rules.team_size - 1)
-        blocked = (ahead[:, mates] & (distance[:, mates] < reach[:, None])).any(axis=1)
-
-        fire = ahead[row, target] & ~blocked & (seen[:, 3] > 0.0)
+        row = np.arange(len(seen))
+        target = mates + np.where(alive, np.hypot(ahead, aside), np.inf)[:, mates:].argmin(axis=1)
+        off = np.arctan2(aside, ahead)[row, target]
+        blocked = (in_line & (reach < reach[row, target][:, None]))[:, :mates].any(axis=1)
+        fire = in_line[row, target] & ~blocked & (seen[:, 3] > 0.0)
         turn = np.abs(off) > np.pi / rules.headings + 1e-6
         # At the wall a move would be refused for ever; a shot is not, and turning away spares a mate.
         close_in = np.where(self._can_move(seen), MOVE, np.where(blocked, CCW, FIRE))
         action: np.ndarray = np.where(fire, FIRE, np.where(turn, np.where(off > 0.0, CCW, CW), close_in))
         return action
 
-    def _polar(self, seen: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distance, and angle off the bow in [-pi, pi), of each other ship: (n, 2 team_size - 1) each."""
+    def _from_the_bow(self, seen: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each other ship as seen along the heading: how far ahead, how far to the left. (n, 2 team_size - 1) each."""
         apart = (others[..., :2] - seen[:, None, :2]) * self._rules.arena
-        bearing = np.arctan2(apart[..., 1], apart[..., 0]) - 2 * np.pi * seen[:, 2, None]
-        return np.hypot(apart[..., 0], apart[..., 1]), (bearing + np.pi) % (2 * np.pi) - np.pi
+        course = 2 * np.pi * seen[:, 2, None]
+        cos, sin = np.cos(course), np.sin(course)
+        return apart[..., 0] * cos + apart[..., 1] * sin, apart[..., 1] * cos - apart[..., 0] * sin
 
     def _can_move(self, seen: np.ndarray) -> np.ndarray:
         """(n,) bool: a move along the heading stays inside the arena."""

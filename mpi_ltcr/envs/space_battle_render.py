@@ -51,7 +51,8 @@ class _Painter:
         self._missiles()
         for ship in alive.nonzero()[0]:
             self._ship(ship)
-        for ship in alive.nonzero()[0]:
+        for ship in alive.nonzero()[0]:  # above all discs, so that ships in a heap still show where they head
+            self._nose(ship)
             self._health_bar(ship)
         self._header()
 
@@ -66,8 +67,17 @@ class _Painter:
         return left, top, right, low
 
     def _ship(self, ship: int) -> None:
-        """A disc with its index, and a nose that points along the heading."""
+        """A disc with its index."""
         team, index = divmod(ship, self.rules.team_size)
+        x, y = self.world.position[:, self.game, ship]
+        radius = self.rules.ship_radius
+        self.pen.ellipse(self._disc(x, y, radius), fill=PALE[team], outline=TEAM[team], width=3 * SHARPNESS)
+        if team == 1:
+            self.pen.ellipse(self._disc(x, y, 0.68 * radius), outline=TEAM[team], width=SHARPNESS)
+        self.pen.text(self._spot(x, y), str(index), fill=INK, font=_font(15), anchor="mm")
+
+    def _nose(self, ship: int) -> None:
+        """A triangle on the rim that points along the heading."""
         x, y = self.world.position[:, self.game, ship]
         radius = self.rules.ship_radius
         angle = 2 * math.pi * self.world.heading[self.game, ship] / self.rules.headings
@@ -76,11 +86,7 @@ class _Painter:
             self._spot(x + radius * far * math.cos(angle + side), y + radius * far * math.sin(angle + side))
             for far, side in corners
         ]
-        self.pen.polygon(nose, fill=TEAM[team])
-        self.pen.ellipse(self._disc(x, y, radius), fill=PALE[team], outline=TEAM[team], width=3 * SHARPNESS)
-        if team == 1:
-            self.pen.ellipse(self._disc(x, y, 0.68 * radius), outline=TEAM[team], width=SHARPNESS)
-        self.pen.text(self._spot(x, y), str(index), fill=INK, font=_font(15), anchor="mm")
+        self.pen.polygon(nose, fill=TEAM[ship // self.rules.team_size])
 
     def _wreck(self, ship: int) -> None:
         """Where a ship died: a grey ring with a cross, in which its team can still be seen."""

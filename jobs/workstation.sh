@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Train on this machine, from nothing: installs once, then runs under mpirun.
+#
+#   bash jobs/workstation.sh                                   two agents that teach each other on CartPole, two that
+#                                                              learn alone, and the figure that compares them
+#   bash jobs/workstation.sh PRESET -n N [--FIELD VALUE ...]   any preset (`.venv/bin/mpi-ltcr presets`) on N ranks
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$here/jobs/install.sh" mpich,analysis
+bin=$here/.venv/bin
+
+if [ $# -gt 0 ]; then
+    preset=$1
+    shift
+    ranks=2
+    if [ "${1:-}" = "-n" ]; then
+        ranks=${2:?"-n needs the number of ranks"}
+        shift 2
+    fi
+    exec "$bin/mpirun" -n "$ranks" "$bin/mpi-ltcr" train "$preset" "$@"
+fi
+
+folder=$here/runs/demo-$(date +%Y%m%d-%H%M%S)
+for preset in ltcr-cartpole-9-1 ltcr-cartpole-alone; do
+    "$bin/mpirun" -n 2 "$bin/mpi-ltcr" train "$preset" --frames 15000 --agent.epsilon_frames 5000 --out "$folder/$preset"
+done
+"$bin/python" "$here/analysis/learning_curve.py" "$folder"/ltcr-cartpole-* -o "$folder/learning_curve.png"

