@@ -64,7 +64,6 @@ def torch_device(choice: str, local_rank: int) -> torch.device:
 
 def build_member(config: Config, role: Role, service: Service, device: torch.device) -> Member:
     """Everything of one rank of an LTCR team, in its first state."""
-    torch.set_num_threads(config.runtime.threads)
     seeds = SeedTree(config.seed)
     make_env = functools.partial(envs.make, config.env.id, config.env.kwargs)
     env = make_env()

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mpi_ltcr import __version__, options
 from mpi_ltcr.comm import launch
@@ -53,6 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line, like everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
 def complain(message: str) -> None:
     """One line for the whole job, whoever of the ranks sees the error."""
     if launch.rank() == 0:
@@ -71,13 +78,13 @@ def train(arguments: list[str]) -> None:
         if launch.rank() == 0:
             print(describe(config, launch.size()), end="")
         return
-    refuse_existing(config)
+    check_out(config)
     run_job(_job(config, None))
 
 
 def resume(arguments: list[str]) -> None:
     """Go on with a run."""
-    parser = argparse.ArgumentParser("mpi-ltcr resume", description=resume.__doc__)
+    parser = Parser("mpi-ltcr resume", description=resume.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
     parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
@@ -100,10 +107,11 @@ def _job(config: Config, resumed: Path | None, force_unlock: bool = False) -> Jo
 def run_job(job: Job) -> None:
     """Start MPI, run, and leave in order; a JobError is printed by rank 0 alone."""
     from mpi_ltcr.comm import runtime
+    from mpi_ltcr.programs import PROGRAMS
 
     code = runtime.COMPLETED
     try:
-        job.run(runtime.start())
+        job.run(runtime.start(), PROGRAMS[job.config.program])
     except runtime.JobError as error:
         complain(str(error))
         code = error.code
@@ -115,21 +123,25 @@ def check_env(config: Config) -> None:
     from mpi_ltcr import envs
 
     try:
-        envs.make(config.env.id, config.env.kwargs).close()
+        for env in config.environments():
+            envs.make(env.id, env.kwargs).close()
     except envs.EnvError as error:
         raise ConfigError(str(error)) from None
 
 
-def refuse_existing(config: Config) -> None:
-    """Raise ConfigError if --out holds something already; the binding check is made again when it is created."""
-    out = Path(config.out) if config.out else None
-    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
+def check_out(config: Config) -> None:
+    """Raise ConfigError if the run directory cannot be made; the binding check is made again when it is."""
+    out = Path(config.out or "runs")
+    if config.out and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out: {out} exists already; choose another --out, or: mpi-ltcr resume {out}")
+    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"out: {out} cannot be made, {parent} is no writable directory; choose another --out")
 
 
 def evaluate(arguments: list[str]) -> None:
     """Play with a trained agent of a run and print its returns."""
-    parser = argparse.ArgumentParser("mpi-ltcr eval", description=evaluate.__doc__)
+    parser = Parser("mpi-ltcr eval", description=evaluate.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--agent", type=int, default=0, help="number of the agent (default 0)")
     parser.add_argument("--episodes", type=int, default=10, help="episodes to play (default 10)")
@@ -150,7 +162,7 @@ def evaluate(arguments: list[str]) -> None:
 
 def status(arguments: list[str]) -> None:
     """Print what a run is doing, from its published files alone."""
-    parser = argparse.ArgumentParser("mpi-ltcr status", description=status.__doc__)
+    parser = Parser("mpi-ltcr status", description=status.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--json", action="store_true", help="print status.json")
     parser.add_argument("--exit-code", action="store_true", help="exit as the run did; 1 while it has not ended")
@@ -158,13 +170,15 @@ def status(arguments: list[str]) -> None:
     from mpi_ltcr.archive.rundir import RunDirectory
 
     content = RunDirectory(asked.run).read_status()
-    if not content:
+    if not {"state", "heartbeat"} <= set(content):
         raise ConfigError(f"{asked.run}: no readable status.json; not a run directory")
     if asked.json:
         print(json.dumps(content))
     else:
         age = time.time() - content["heartbeat"]
-        print(f"{asked.run}: {content['state']} at frame {content.get('frames', 0)}, attempt {content.get('attempt', 1)}")
+        print(
+            f"{asked.run}: {content['state']} at frame {content.get('frames', 0)}, attempt {content.get('attempt', 1)}"
+        )
         print(f"last checkpoint: frame {content.get('checkpoint', 'none yet')}; last heartbeat {age:.0f} s ago")
         if content.get("error"):
             print(content["error"])
@@ -174,11 +188,13 @@ def status(arguments: list[str]) -> None:
 
 def verify(arguments: list[str]) -> None:
     """Check every file of a run: hashes of all checkpoints, logs that open and hold what the schema says."""
-    parser = argparse.ArgumentParser("mpi-ltcr verify", description=verify.__doc__)
+    parser = Parser("mpi-ltcr verify", description=verify.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
     asked = parser.parse_args(arguments)
     from mpi_ltcr.archive.verification import verify_run
 
+    if not (asked.run / "config.yaml").is_file():
+        raise ConfigError(f"{asked.run}: not a run directory (no config.yaml)")
     problems = 0
     for name, problem in verify_run(asked.run):
         print(f"{'FAULT' if problem else 'ok   '} {name}{': ' + problem if problem else ''}")
@@ -190,7 +206,7 @@ def verify(arguments: list[str]) -> None:
 
 def presets(arguments: list[str]) -> None:
     """List the presets that come with the program."""
-    argparse.ArgumentParser("mpi-ltcr presets", description=presets.__doc__).parse_args(arguments)
+    Parser("mpi-ltcr presets", description=presets.__doc__).parse_args(arguments)
     for name in options.preset_names():
         print(f"{name:28s}{options.preset_summary(name)}")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os.path
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +31,24 @@ def require(condition: bool, message: str) -> None:
     """Raise ConfigError(message) unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def check_numbers(section: Any, prefix: str = "") -> None:
+    """Raise ConfigError for a number below `section` that is not finite, or that 64 bits do not hold."""
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{prefix}{f.name}.")
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            wide = isinstance(number, (int, float)) and not abs(number) < 2**63
+            require(not wide, f"{prefix}{f.name}: {number} is out of range; take a finite number below 2^63")
+
+
+def check_names(name: str, out: str | None) -> None:
+    """Raise ConfigError unless both can name a run directory."""
+    for field_, text in (("name", name), ("out", None if out is None else os.path.basename(os.path.normpath(out)))):
+        sound = text is None or (re.fullmatch(r"[A-Za-z0-9._-]{1,90}", text) and text not in (".", ".."))
+        require(bool(sound), f"{field_}: {text!r} is no name for a run; use up to 90 letters, digits, '.', '_', '-'")
 
 
 @dataclass(frozen=True)
@@ -83,9 +103,9 @@ class C51Config:
     """The learner sees reward * reward_scale; logs hold the environment's own (ref)."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "agent.")
         require(self.atoms >= 2, f"agent.atoms: {self.atoms} cannot span a support; take at least 2, the paper has 51")
-        finite = math.isfinite(self.vmin) and math.isfinite(self.vmax)
-        require(finite and self.vmin < self.vmax, f"agent.vmin: {self.vmin} must lie below agent.vmax: {self.vmax}")
+        require(self.vmin < self.vmax, f"agent.vmin: {self.vmin} must lie below agent.vmax: {self.vmax}")
         require(
             self.batch <= self.replay_capacity,
             f"agent.batch: {self.batch} is more than agent.replay_capacity holds: {self.replay_capacity}",
@@ -212,6 +232,8 @@ class RuntimeConfig:
     """`auto`: the GPU of the rank's number on its node where there is one, the CPU otherwise."""
     threads: PositiveInt = 1
     """Torch threads of each rank."""
+    patience_s: PositiveFloat = 600.0
+    """Seconds that a rank waits for another one before it ends the job."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +261,8 @@ class Config:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_names(self.name, self.out)
         everyone = range(max(1, len(self.agents)))
         for index in everyone:
             self.agent_of(index)
@@ -280,6 +304,10 @@ class Config:
             return dataclasses.replace(self.agent, **self.agents[index])
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"agents[{index}]: {error}") from None
+
+    def environments(self) -> list[EnvConfig]:
+        """Every environment that the run will make."""
+        return [self.env]
 
     def check_team(self, size: int) -> None:
         """Raise ConfigError unless this many ranks can run it."""

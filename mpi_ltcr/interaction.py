@@ -9,7 +9,7 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
-from mpi_ltcr.interfaces import Agent, Features, Policy, State, Transition
+from mpi_ltcr.interfaces import Actor, Features, Policy, Rollout, RolloutActor, State, Transition
 
 
 class Episode(NamedTuple):
@@ -39,23 +39,31 @@ class EnvLoop:
         seed_of: number of the episode -> seed of its reset.
         discount: gamma, the discount of a step that is no termination.
         reward_scale: what the learner sees is reward * reward_scale.
+        after_step: called after each step; whoever shares the process may do some work there.
     """
 
     def __init__(
-        self, *, env: gymnasium.Env, seed_of: Callable[[int], int], discount: float, reward_scale: float = 1.0
+        self,
+        *,
+        env: gymnasium.Env,
+        seed_of: Callable[[int], int],
+        discount: float,
+        reward_scale: float = 1.0,
+        after_step: Callable[[], object] = lambda: None,
     ) -> None:
-        self.env, self.seed_of = env, seed_of
+        self.env, self.seed_of, self.after_step = env, seed_of, after_step
         self.discount, self.reward_scale = float(discount), float(reward_scale)
         self.frames = 0
         self._start(0)
 
     def _start(self, episode: int) -> None:
         self.episode = episode
-        self.obs, _ = self.env.reset(seed=self.seed_of(episode))
         self.actions: list[int] = []
         self.value = 0.0
+        obs, _ = self.env.reset(seed=self.seed_of(episode))
+        self.obs = self._checked(obs, 0.0)
 
-    def steps(self, agent: Agent) -> Iterator[Step]:
+    def steps(self, agent: Actor) -> Iterator[Step]:
         """Let `agent` act and observe for ever; cut with ``islice``.
 
         Raises:
@@ -65,14 +73,15 @@ class EnvLoop:
         while True:
             step = self._advance(agent.act(self.obs))
             agent.observe(step.transition)
+            self.after_step()
             yield step
 
     def _advance(self, action: int) -> Step:
         before = self.obs
+        self.actions.append(action)
         next_obs, reward, terminated, truncated, _ = self.env.step(action)
         reward = float(reward)
-        self._check(next_obs, reward)
-        self.actions.append(action)
+        next_obs = self._checked(next_obs, reward)
         self.value += reward
         self.frames += 1
         discount = 0.0 if terminated else self.discount  # a truncation bootstraps
@@ -84,16 +93,10 @@ class EnvLoop:
         self._start(self.episode + 1)
         return Step(transition, ended)
 
-    def _check(self, obs: np.ndarray, reward: float) -> None:
-        space = self.env.observation_space
-        where = f"env.id: episode {self.episode}, step {len(self.actions) + 1}"
-        if not np.isfinite(reward):
-            raise ValueError(f"{where}: reward is {reward}; rewards must be finite")
-        if not (isinstance(obs, np.ndarray) and obs.shape == space.shape and obs.dtype == space.dtype):
-            kind = f"{obs.shape} {obs.dtype}" if isinstance(obs, np.ndarray) else type(obs).__name__
-            raise ValueError(f"{where}: observation is {kind}; its space says {space.shape} {space.dtype}")
-        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-            raise ValueError(f"{where}: observation is not finite: {obs}")
+    def _checked(self, obs: np.ndarray, reward: float) -> np.ndarray:
+        """A copy, because an environment may write its next observation into the same array."""
+        check(self.env, obs, reward, f"env.id: episode {self.episode}, step {len(self.actions)}")
+        return obs.copy()
 
     def state(self) -> State:
         return {"frames": self.frames, "episode": self.episode, "actions": np.array(self.actions, np.int64)}
@@ -105,7 +108,19 @@ class EnvLoop:
         self.frames = state["frames"]
 
 
-def explore(loop: EnvLoop, agent: Agent, frames: int) -> tuple[Features, list[Episode]]:
+def check(env: gymnasium.Env, obs: np.ndarray, reward: float, where: str) -> None:
+    """Raise ValueError, its text beginning with `where`, unless a reward is finite and an observation as promised."""
+    space = env.observation_space
+    if not np.isfinite(reward):
+        raise ValueError(f"{where}: reward is {reward}; rewards must be finite")
+    if not (isinstance(obs, np.ndarray) and obs.shape == space.shape and obs.dtype == space.dtype):
+        kind = f"{obs.shape} {obs.dtype}" if isinstance(obs, np.ndarray) else type(obs).__name__
+        raise ValueError(f"{where}: observation is {kind}; its space says {space.shape} {space.dtype}")
+    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+        raise ValueError(f"{where}: observation is not finite: {obs}")
+
+
+def explore(loop: EnvLoop, agent: Actor, frames: int) -> tuple[Features, list[Episode]]:
     """Phase 1: `frames` steps into private experience; the (s, a) met on the way, and the episodes that ended."""
     steps = list(islice(loop.steps(agent), frames))
     obs = np.stack([step.transition.obs for step in steps])
@@ -113,14 +128,25 @@ def explore(loop: EnvLoop, agent: Agent, frames: int) -> tuple[Features, list[Ep
     return Features(obs, actions), [step.ended for step in steps if step.ended]
 
 
+def explore_rollout(loop: EnvLoop, agent: RolloutActor, length: int) -> tuple[Rollout, Episode | None]:
+    """Algorithm 1, lines 6 to 15: up to `length` steps of one episode, and that episode if it ended."""
+    ended = None
+    for step in islice(loop.steps(agent), length):
+        ended = step.ended
+        if ended:
+            break
+    return agent.finish(over=ended is not None), ended
+
+
 def evaluate(env: gymnasium.Env, policy: Policy, seed: int) -> Episode:
-    """One whole episode of `policy` in an environment of its own."""
+    """One whole episode of `policy` in an environment of its own. Raises ValueError like `EnvLoop.steps`."""
     obs, _ = env.reset(seed=seed)
     value, length = 0.0, 0
     while True:
         obs, reward, terminated, truncated, _ = env.step(policy(obs))
         value += float(reward)
         length += 1
+        check(env, obs, value, f"env.id: evaluation with seed {seed}, step {length}")
         if terminated or truncated:
             return Episode(value, length, not terminated)
 
@@ -133,7 +159,7 @@ def random_features(env: gymnasium.Env, rng: np.random.Generator, count: int) ->
     for action in actions:
         if over:
             obs, _ = env.reset(seed=int(rng.integers(2**31)))
-        observations.append(obs)
+        observations.append(np.array(obs))
         obs, _, terminated, truncated, _ = env.step(int(action))
         over = terminated or truncated
     return Features(np.stack(observations), actions)

@@ -56,6 +56,23 @@ class Lesson(NamedTuple):
     source: np.ndarray
 
 
+class Rollout(NamedTuple):
+    """Up to t_max steps of one episode (CDRL Algorithm 1, lines 4 to 16)."""
+
+    obs: np.ndarray
+    """(T, *obs)."""
+    actions: np.ndarray
+    """(T,) int64."""
+    rewards: np.ndarray
+    """(T,) float32."""
+    start: Any
+    """The recurrent state before the first step."""
+    bootstrap: float
+    """v after the last step: 0 at a termination, V otherwise (a truncation bootstraps)."""
+    first: bool
+    """Whether it is the first of its episode."""
+
+
 class EnvSpec(NamedTuple):
     """What an agent must know of its environment."""
 
@@ -78,8 +95,8 @@ class Stateful(Protocol):
     def load_state(self, state: State) -> None: ...
 
 
-class Agent(Stateful, Protocol):
-    """LTCR's phases as verbs. An agent knows nothing of MPI: it runs alone, in LTCR or under a server alike."""
+class Actor(Protocol):
+    """What the environment loop needs of an agent."""
 
     def act(self, obs: np.ndarray) -> int:
         """An exploring action for one observation ``(*obs)``."""
@@ -88,6 +105,18 @@ class Agent(Stateful, Protocol):
     def observe(self, transition: Transition) -> None:
         """Phase 1: remember one step of its own experience."""
         ...
+
+
+class RolloutActor(Actor, Protocol):
+    """An actor whose experience is cut into rollouts."""
+
+    def finish(self, *, over: bool) -> Rollout:
+        """Close the running rollout; `over`: its episode has ended."""
+        ...
+
+
+class Agent(Actor, Stateful, Protocol):
+    """LTCR's phases as verbs. An agent knows nothing of MPI: it runs alone or in a team alike."""
 
     def revisit(self) -> Metrics:
         """Phase 4: one update on private experience. Empty before the warm-up is over."""

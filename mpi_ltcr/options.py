@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from mpi_ltcr.config import Config, ConfigError
+from mpi_ltcr.config import Config, ConfigError, require
+from mpi_ltcr.yaml_check import check_file
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -26,9 +29,14 @@ def load(arguments: list[str]) -> tuple[Config, bool]:
         arguments = ["--config", str(preset_path(arguments[0])), *arguments[1:]]
     elif not any(a.split("=")[0] in ("--config", "--help", "-h", "--print_config") for a in arguments):
         raise ConfigError(f"train: name a preset ({', '.join(preset_names())}) or a file with --config FILE")
+    sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default)]
+    for path in _config_files(arguments):
+        check_file(path, sections)
     parser = make_parser()
     try:
         asked = parser.parse_args(arguments)
+        for name in sections:
+            require(asked[name] is not None, f"{name}: needs a mapping of fields")
         _check_agents(asked)
         fields = vars(parser.instantiate(asked))
         plan = bool(fields.pop("plan"))
@@ -38,6 +46,12 @@ def load(arguments: list[str]) -> tuple[Config, bool]:
         raise ConfigError(one_line(error)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"config: not a YAML file of fields: {' '.join(str(error).split())}") from None
+
+
+def _config_files(arguments: list[str]) -> list[Path]:
+    """The values of `--config FILE` and `--config=FILE`."""
+    followed = [value for option, value in pairwise(arguments) if option == "--config"]
+    return [Path(v) for v in followed + [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]]
 
 
 def make_parser(prog: str = "mpi-ltcr train") -> ArgumentParser:
@@ -87,7 +101,20 @@ def one_line(error: Exception) -> str:
         return _unknown(text.split("'")[1])
     if text.startswith("Group '"):
         return _unknown(f"{text.split(chr(39))[1]}.{text.split(chr(39))[3]}")
-    return text.removeprefix("Parser key ").replace('"', "")
+    text = text.removeprefix("Parser key ").removeprefix("argument --").replace('"', "")
+    for pattern, plain in PLAIN_WORDS:
+        text = re.sub(pattern, plain, text)
+    return text
+
+
+PLAIN_WORDS = (
+    (r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"\2 is none of \1"),
+    (r"Expected a <class '(\w+)'>\. Got value: (.*)", r"\2 is no \1"),
+    (r"Not of type (\w+): (\S+) does not conform to restriction", r"\2 is no \1,"),
+    (r"Not of type (\w+): .*: '(.*)'", r"'\2' is no \1"),
+    (r"Unable to load config '(.*?)'.*", r"\1 is neither a mapping of fields nor a file of them"),
+)
+"""What the parser says, and how we say it."""
 
 
 def _unknown(name: str) -> str:
@@ -95,7 +122,7 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     near = near or [n for n in names if n.split(".")[-1] == name.split(".")[-1]][:1]
     near = near or difflib.get_close_matches(name, [n.split(".")[-1] for n in names], n=1)
-    return f"{name}: unknown option; " + (f"did you mean {near[0]}?" if near else "see mpi-ltcr train --help")
+    return f"{name or '--'}: unknown option; " + (f"did you mean {near[0]}?" if near else "see mpi-ltcr train --help")
 
 
 def load_file(path: Path) -> Config:

@@ -3,15 +3,74 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from mpi_ltcr.interfaces import NonFiniteError, State
 from mpi_ltcr.nets.flat import FlatParameters
 
 
+class FlatAdam:
+    """Adam (Kingma & Ba 2015) over one flat vector, its moments as plain arrays in the state.
+
+    Args:
+        values: float32 (P,), changed in place.
+    """
+
+    def __init__(self, *, values: torch.Tensor, lr: float, eps: float) -> None:
+        self.parameter = torch.nn.Parameter(values)
+        self.adam = torch.optim.Adam([self.parameter], lr=float(lr), eps=float(eps), fused=True)
+
+    def apply(self, gradient: torch.Tensor) -> None:
+        """One step along a gradient (P,)."""
+        self.parameter.grad = gradient
+        self.adam.step()
+
+    def state(self) -> State:
+        saved = self.adam.state.get(self.parameter)
+        if not saved:
+            return {"steps": 0}
+        moments = {name: saved[name].detach().cpu().numpy().copy() for name in ("exp_avg", "exp_avg_sq")}
+        return {"steps": int(saved["step"]), **moments}
+
+    def load_state(self, state: State) -> None:
+        self.adam.state.clear()
+        if state["steps"] == 0:
+            return
+        device = self.parameter.device
+        self.adam.state[self.parameter] = {
+            "step": torch.tensor(float(state["steps"]), device=device),
+            "exp_avg": torch.as_tensor(state["exp_avg"]).to(device).clone(),
+            "exp_avg_sq": torch.as_tensor(state["exp_avg_sq"]).to(device).clone(),
+        }
+
+
+def clipped_gradient(flat: FlatParameters, loss: torch.Tensor, grad_clip: float, name: str) -> float:
+    """Fill `flat.grads` with the gradient of a scalar loss, its global norm at most `grad_clip` (0: any).
+
+    Returns:
+        The norm before clipping.
+
+    Raises:
+        NonFiniteError: the loss or a gradient is NaN or infinite; nothing has been changed or sent.
+    """
+    flat.grads.zero_()
+    loss.backward()
+    norm = float(torch.linalg.vector_norm(flat.grads))
+    if not math.isfinite(norm):
+        raise NonFiniteError(
+            f"{name}: the loss is {float(loss.detach())} and its gradient norm {norm}; "
+            "weights were not changed. Check the environment's rewards, or lower agent.lr"
+        )
+    if grad_clip and norm > grad_clip:
+        flat.grads.mul_(grad_clip / norm)
+    return norm
+
+
 class LocalAdam:
-    """Adam on this rank (Kingma & Ba 2015), with its own moments and its own clip.
+    """A local optimiser, with its own moments and its own clip.
 
     Several steppers may drive the same parameters: LTCR's Digest and Revisit have separate moments, as FedMD does.
 
@@ -21,10 +80,8 @@ class LocalAdam:
     """
 
     def __init__(self, *, flat: FlatParameters, lr: float, eps: float, grad_clip: float, name: str) -> None:
-        self.flat = flat
-        self.grad_clip = grad_clip
-        self.name = name
-        self.adam = torch.optim.Adam([flat.values.requires_grad_()], lr=float(lr), eps=float(eps), fused=True)
+        self.flat, self.grad_clip, self.name = flat, float(grad_clip), name
+        self.adam = FlatAdam(values=flat.values, lr=lr, eps=eps)
 
     def step(self, loss: torch.Tensor) -> float:
         """One descent step on a scalar loss; returns the global gradient norm before clipping.
@@ -32,33 +89,75 @@ class LocalAdam:
         Raises:
             NonFiniteError: the loss or a gradient is NaN or infinite; the weights are left as they were.
         """
-        self.flat.grads.zero_()
-        loss.backward()
-        norm = float(torch.linalg.vector_norm(self.flat.grads))
-        if not math.isfinite(norm):
-            raise NonFiniteError(
-                f"{self.name}: the loss is {float(loss.detach())} and its gradient norm {norm}; "
-                "weights were not changed. Check the environment's rewards, or lower agent.lr"
-            )
-        if self.grad_clip and norm > self.grad_clip:
-            self.flat.grads.mul_(self.grad_clip / norm)
-        self.adam.step()
+        norm = clipped_gradient(self.flat, loss, self.grad_clip, self.name)
+        self.adam.apply(self.flat.grads)
         return norm
 
     def state(self) -> State:
-        saved = self.adam.state.get(self.flat.values)
-        if not saved:
-            return {"steps": 0}
-        moments = {name: saved[name].detach().cpu().numpy().copy() for name in ("exp_avg", "exp_avg_sq")}
-        return {"steps": int(saved["step"]), **moments}
+        return self.adam.state()
 
     def load_state(self, state: State) -> None:
-        if state["steps"] == 0:
-            self.adam.state.clear()
-            return
-        values = self.flat.values
-        self.adam.state[values] = {
-            "step": torch.tensor(float(state["steps"]), device=values.device),
-            "exp_avg": torch.as_tensor(state["exp_avg"]).to(values.device).clone(),
-            "exp_avg_sq": torch.as_tensor(state["exp_avg_sq"]).to(values.device).clone(),
-        }
+        self.adam.load_state(state)
+
+
+class PushStepper:
+    """A push to a parameter server: the gradient is handed to `stage`, and the weights stay as they are.
+
+    Args:
+        stage: takes the flat gradient (P,), e.g. into the next message.
+        grad_clip, name: as in LocalAdam.
+    """
+
+    def __init__(
+        self, *, flat: FlatParameters, stage: Callable[[np.ndarray], None], grad_clip: float, name: str
+    ) -> None:
+        self.flat, self.stage, self.grad_clip, self.name = flat, stage, float(grad_clip), name
+
+    def step(self, loss: torch.Tensor) -> float:
+        """Stage the gradient of a scalar loss; returns its global norm before clipping. Raises NonFiniteError."""
+        norm = clipped_gradient(self.flat, loss, self.grad_clip, self.name)
+        self.stage(self.flat.grads.numpy())
+        return norm
+
+    def state(self) -> State:
+        return {}
+
+    def load_state(self, state: State) -> None:
+        pass
+
+
+class ParameterStore:
+    """What a task's server owns: the task's parameters, its alignment networks', and an Adam for each kind of gradient.
+
+    "rl" and "distill" both move the task's network (CDRL's code has an optimiser for each), "align0", "align1", ... the
+    alignment network of each teacher.
+
+    Args:
+        values: float32 (P + Q0 + Q1 + ...,): the task's network, then the alignment networks of its teachers.
+        sizes: P, Q0, Q1, ...
+    """
+
+    def __init__(self, *, values: np.ndarray, sizes: list[int], lr: float, eps: float) -> None:
+        self.values, self.network = values, sizes[0]
+        network, *alignments = torch.from_numpy(values).split(sizes)
+        parts = {"rl": network, "distill": network, **{f"align{i}": part for i, part in enumerate(alignments)}}
+        self.sizes = {kind: len(part) for kind, part in parts.items()}
+        self.adams = {kind: FlatAdam(values=part, lr=lr, eps=eps) for kind, part in parts.items()}
+
+    def apply(self, kind: str, gradient: np.ndarray) -> None:
+        """One Adam step of its kind. Raises NonFiniteError for a gradient that is not finite, before it is applied."""
+        if not np.isfinite(gradient.sum()):
+            raise NonFiniteError(f"{kind}: a gradient that is not finite reached the server; it was not applied")
+        self.adams[kind].apply(torch.from_numpy(gradient))
+
+    def state(self) -> State:
+        adams = {kind: adam.state() for kind, adam in self.adams.items()}
+        return {"values": self.values.copy(), "network": self.network, "adams": adams}
+
+    def load_state(self, state: State) -> None:
+        """Take over a saved state; raises ValueError if it is of other networks."""
+        if state["values"].shape != self.values.shape or set(state["adams"]) != set(self.adams):
+            raise ValueError(f"{state['values'].size} parameters were saved, this task has {self.values.size}")
+        self.values[:] = state["values"]
+        for kind, adam in self.adams.items():
+            adam.load_state(state["adams"][kind])

@@ -147,6 +147,9 @@ class C51Agent:
     # Checkpoints
 
     def state(self) -> State:
+        """Raises NonFiniteError if a weight is not finite: nothing non-finite is ever saved."""
+        if not (self.flat.values.isfinite().all() and self.target_flat.values.isfinite().all()):
+            raise NonFiniteError("state: this agent's weights are not finite and were not saved; lower agent.lr")
         return {
             "frames": self.frames,
             "revisits": self.revisits,

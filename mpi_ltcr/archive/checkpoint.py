@@ -8,6 +8,7 @@ a folder named step_* with a manifest is whole, anything else never existed. Not
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -18,12 +19,14 @@ from typing import Any, NamedTuple
 import h5py
 
 from mpi_ltcr.archive.atomic import fsync_folder, sha256, write_hdf5, write_json, write_text
-from mpi_ltcr.archive.tree import TreeError, read_tree, write_tree
+from mpi_ltcr.archive.tree import read_tree, write_tree
 from mpi_ltcr.interfaces import State
 
 FORMAT = "mpi-ltcr-checkpoint"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MAX_MANIFEST = 10_000_000
+"""Bytes; a longer one is not read."""
 
 
 class CheckpointError(Exception):
@@ -77,12 +80,13 @@ def commit(checkpoints: Path, frames: int, entries: list[Entry], facts: dict[str
     """Write the manifest of a gathered draft and put the checkpoint in its place, whole.
 
     Args:
-        facts: more for the manifest: world size, rows of the logs, updates, ...
+        facts: more for the manifest: `world_size`, and what else may be of interest.
     """
     draft, folder = draft_folder(checkpoints, frames), step_folder(checkpoints, frames)
     files = {entry.name: {"sha256": entry.sha256, "bytes": entry.bytes} for entry in entries}
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "frames": frames}
-    write_json(draft / MANIFEST, {**head, **facts, "files": files})
+    manifest = {**head, **facts, "files": files}
+    write_json(draft / MANIFEST, {**manifest, "digest": _digest(manifest)})
     if folder.exists():  # the same step again after a resume: the new one is as good and is surely whole
         shutil.rmtree(folder)
     draft.rename(folder)
@@ -91,9 +95,17 @@ def commit(checkpoints: Path, frames: int, entries: list[Entry], facts: dict[str
     return folder
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and every leftover draft."""
-    for folder in folders(checkpoints)[keep:]:
+def _digest(manifest: dict[str, Any]) -> str:
+    """Of a manifest without its digest: no bit of it changes unseen."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def prune(checkpoints: Path, keep: int, frames: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `frames`, and every leftover draft.
+
+    What claims to be newer than the one just written was refused when this attempt began: it does not count.
+    """
+    for folder in [f for f in folders(checkpoints) if frames_of(f) <= frames][keep:]:
         shutil.rmtree(folder)
     for draft in checkpoints.glob(".step_*.tmp"):
         shutil.rmtree(draft, ignore_errors=True)
@@ -102,7 +114,12 @@ def prune(checkpoints: Path, keep: int) -> None:
 def folders(checkpoints: Path) -> list[Path]:
     """Folders that claim to be checkpoints, newest first."""
     found = (p for p in checkpoints.glob("step_*") if re.fullmatch(r"step_\d{9,}", p.name) and p.is_dir())
-    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+    return sorted(found, key=frames_of, reverse=True)
+
+
+def frames_of(folder: Path) -> int:
+    """The frame that a checkpoint's name tells."""
+    return int(folder.name.removeprefix("step_"))
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -114,31 +131,52 @@ def verify(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{folder.name}: {name} is missing")
-        if path.stat().st_size != expected["bytes"]:
-            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {expected['bytes']}")
-        if sha256(path) != expected["sha256"]:
-            raise CheckpointError(f"{folder.name}: {name} was changed after it was written (sha256 differs)")
+        try:
+            if not path.is_file():
+                raise CheckpointError(f"{folder.name}: {name} is missing")
+            if path.stat().st_size != expected["bytes"]:
+                raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {expected['bytes']}")
+            if sha256(path) != expected["sha256"]:
+                raise CheckpointError(f"{folder.name}: {name} was changed after it was written (sha256 differs)")
+        except OSError as error:
+            raise CheckpointError(f"{folder.name}: {name} cannot be read ({error.strerror})") from None
     return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A manifest of this program and format version; raises CheckpointError otherwise."""
+    """A manifest of this program and format version, unchanged; raises CheckpointError otherwise."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{folder.name}: no {MANIFEST}, so it was never finished")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        right = manifest["format"] == FORMAT
-        version, files = manifest["format_version"], manifest["files"]
-        sound = all(re.fullmatch(r"[a-z]+\d*\.h5", n) and {"sha256", "bytes"} <= set(e) for n, e in files.items())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder.name}: no {MANIFEST}, so it was never finished") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{folder.name}: {MANIFEST} cannot be read ({type(error).__name__}: {error})") from None
-    if not (right and sound):
-        raise CheckpointError(f"{folder.name}: {MANIFEST} is not of this program")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{folder.name}: format version {version}, this program reads {FORMAT_VERSION}")
-    return dict(manifest)
+        if path.stat().st_size > MAX_MANIFEST:
+            raise ValueError(f"more than {MAX_MANIFEST} bytes")
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        digest, version = manifest.pop("digest", None), manifest["format_version"]
+        if manifest["format"] != FORMAT:
+            raise ValueError("not of this program")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{folder.name}: format version {version}, this program reads {FORMAT_VERSION}")
+        if digest != _digest(manifest):
+            raise ValueError("it was changed after it was written")
+        if not _sound(manifest, frames_of(folder)):
+            raise ValueError("its files are not those of a whole team at this frame")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder.name}: {MANIFEST} cannot be used ({type(error).__name__}: {error})") from None
+    return manifest
+
+
+def _sound(manifest: dict[str, Any], frames: int) -> bool:
+    """Whether a manifest is of this frame, and names one file for each rank and nothing outside its folder."""
+    files = manifest["files"]
+    named = all(re.fullmatch(r"[a-z]+\d*\.h5", name) and {"sha256", "bytes"} <= set(e) for name, e in files.items())
+    size = manifest["world_size"]
+    return (
+        manifest["frames"] == frames
+        and named
+        and 0 < size <= len(files)
+        and all(rank_file(rank) in files for rank in range(size))
+    )
 
 
 def newest_whole(checkpoints: Path) -> tuple[Path, list[str]]:
@@ -166,7 +204,7 @@ def load_file(path: Path) -> State:
             if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
                 raise CheckpointError(f"{path}: not a checkpoint file of format version {FORMAT_VERSION}")
             return read_tree(file)
-    except (OSError, RuntimeError, KeyError, TreeError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 

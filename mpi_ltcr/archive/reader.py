@@ -23,9 +23,14 @@ class Log(NamedTuple):
     attributes: dict[str, Any]
 
     def table(self, name: str) -> dict[str, np.ndarray]:
-        """The columns of a table, whole, as arrays of equal length."""
-        with h5py.File(self.path, "r", locking="best-effort") as file:
-            return {c: (d.asstr()[:] if h5py.check_string_dtype(d.dtype) else d[:]) for c, d in file[name].items()}
+        """The columns of a table, whole, as arrays of equal length. Raises KeyError if there is none of this
+        name, ReadError if it is not one of ours."""
+        try:
+            with h5py.File(self.path, "r", locking="best-effort") as file:
+                size = file.id.get_filesize()
+                return {column: _read_column(dataset, size) for column, dataset in file[name].items()}
+        except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise ReadError(f"{self.path}: table {name} cannot be read ({type(error).__name__}: {error})") from None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -38,17 +43,24 @@ class Log(NamedTuple):
         return int(self.attributes["agent"])
 
 
+def _read_column(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
+    if dataset.nbytes > file_size:
+        raise ValueError(f"{dataset.name} claims more than the file holds")
+    return np.asarray(dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:])
+
+
 def open_log(path: Path) -> Log:
     """A log of ours. Raises ReadError for anything else."""
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             attributes = dict(file.attrs)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise ReadError(f"{path}: not readable as HDF5 ({error})") from None
     if attributes.get("format") != FORMAT:
         raise ReadError(f"{path}: not a log of this program")
-    if attributes["format_version"] != FORMAT_VERSION:
-        raise ReadError(f"{path}: log format version {attributes['format_version']}, this reads {FORMAT_VERSION}")
+    version = attributes.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ReadError(f"{path}: log format version {version}, this reads {FORMAT_VERSION}")
     return Log(path, attributes)
 
 

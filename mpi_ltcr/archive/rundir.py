@@ -45,6 +45,10 @@ class RunDirectory:
         """The log file of one agent."""
         return self.logs / f"agent{agent:04d}.h5"
 
+    def task_checkpoints(self, task: str) -> Path:
+        """Where the checkpoints of one task of cA3C stand: each task is saved by its own server, in its own time."""
+        return self.checkpoints / task
+
     def create(self, config_yaml: str, meta: dict[str, Any]) -> None:
         """Make the directory and its first files, and lock it.
 
@@ -74,6 +78,9 @@ class RunDirectory:
         if force_unlock:
             (self.root / "run.lock").unlink(missing_ok=True)
         self.lock()
+        for leftover in self.root.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            if leftover.is_file():
+                leftover.unlink()
 
     def lock(self) -> None:
         """Become the one writer; a lock left by a dead process of this host is taken over."""
@@ -135,9 +142,11 @@ def _alive(holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname():
         return True
     try:
-        os.kill(int(holder["pid"]), 0)
+        pid = int(holder["pid"])
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")  # a zombie is dead: some containers never reap
+        return not (stat.is_file() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
     except ProcessLookupError:
         return False
-    except (KeyError, ValueError, PermissionError):
+    except (KeyError, ValueError, TypeError, OverflowError, OSError):
         return True
-    return True

@@ -81,6 +81,29 @@ TABLES: dict[str, dict[str, Column]] = {
         "z": Column("f8", "reward", "position of the atom"),
         "probability": Column("f4", "1", "mass at the atom"),
     },
+    "rollouts": {
+        "policy_loss": Column("f8", "1", "cA3C worker: mean over the rollout of -log pi A (Algorithm 1, line 21)"),
+        "value_loss": Column("f8", "reward^2", "mean over the rollout of (R - v)^2 (line 22)"),
+        "entropy": Column("f8", "nats", "mean entropy of the policy over the rollout"),
+        "rl_grad_norm": Column("f8", "1", "norm of the GAE gradient before clipping"),
+        "align_loss": Column("f8", "nats", "line 27, mean over the rollout and over teachers"),
+        "align_grad_norm": Column("f8", "1", "norm of the alignment gradient before clipping"),
+        "distill_loss": Column("f8", "nats", "line 31, mean over the rollout and over teachers"),
+        "distill_grad_norm": Column("f8", "1", "norm of the distillation gradient before clipping"),
+        "steps": Column("i8", "frames", "length of the rollout"),
+        "wait_s": Column("f8", "s", "from sending the gradients to having the newest weights"),
+        "work_s": Column("f8", "s", "acting, environment and gradients of the rollout"),
+        "bytes_sent": Column("i8", "bytes", "sent to the server with this rollout"),
+        "bytes_received": Column("i8", "bytes", "received from the server for the next one"),
+    },
+    "pushes": {
+        "worker": Column("i8", "1", "cA3C server: rank of the worker whose gradients were applied"),
+        "staleness": Column("i8", "updates", "updates between the weights a gradient was computed with and applied to"),
+        "queue": Column("i8", "1", "requests that were waiting when it was taken"),
+        "steps": Column("i8", "frames", "agent steps that came with it"),
+        "bytes": Column("i8", "bytes", "size of the message"),
+        "episode_return": Column("f8", "reward", "return of the training episode that ended with it; NaN if none did"),
+    },
     "events": {
         "time": Column("f8", "s since 1970", "when it happened"),
         "level": Column("text", "", "info, warning or error"),
@@ -89,7 +112,7 @@ TABLES: dict[str, dict[str, Column]] = {
 }
 
 WALL_COLUMNS = frozenset(
-    {"wall_s", "comm_s", "time", "rss_bytes", "frames_per_s"}
+    {"wall_s", "comm_s", "time", "rss_bytes", "frames_per_s", "wait_s", "work_s"}
     | {f"{phase}_s" for phase in ("explore", "communicate", "digest", "revisit", "evaluate", "archive")}
 )
 """Columns that tell of the machine, not of the learning: the only ones that differ between equal runs."""

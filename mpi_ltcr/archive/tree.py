@@ -14,8 +14,10 @@ import numpy as np
 
 from mpi_ltcr.interfaces import State
 
-MAX_ITEMS = 100_000
+MAX_ITEMS, MAX_DEPTH = 2_000, 32
 NUMERIC = "biufc"
+PLAIN_LAYOUTS = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS)
+"""Not virtual, and not chunked, as every filter (compression) is."""
 
 
 class TreeError(ValueError):
@@ -26,9 +28,12 @@ def write_tree(group: h5py.Group, tree: State) -> None:
     """Store `tree` below `group`.
 
     Raises:
-        TypeError: a value is neither dict, array, number, string nor None; the message names its place.
+        TypeError: a value is neither dict, array, number, string nor None, or a name is no name of an HDF5 item; the
+            message names its place.
     """
     for name, value in tree.items():
+        if not isinstance(name, str) or not name or "/" in name or name == ".":
+            raise TypeError(f"{group.name}: {name!r} cannot name an item; use strings without a slash")
         if isinstance(value, dict):
             write_tree(group.create_group(name), value)
         elif isinstance(value, np.ndarray) and value.dtype.kind in NUMERIC:
@@ -56,34 +61,46 @@ def read_tree(group: h5py.Group) -> State:
     """What `write_tree` stored. Nothing in a file can make this execute code or allocate more than the file holds.
 
     Raises:
-        TreeError: a link leaves the file, an array claims more than the file's size, or a scalar is of no known kind.
+        TreeError: a link leaves the file, an array claims more than the file's size, a scalar is of no known kind, or
+            HDF5 itself cannot read it.
     """
-    size = group.file.id.get_filesize()
-    return _read(group, size, [0])
+    try:
+        return _read(group, group.file.id.get_filesize(), [0], 0)
+    except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise TreeError(f"{group.name}: {type(error).__name__}: {error}") from None
 
 
-def _read(group: h5py.Group, file_size: int, count: list[int]) -> State:
+def _read(group: h5py.Group, file_size: int, count: list[int], depth: int) -> State:
+    if depth > MAX_DEPTH:
+        raise TreeError(f"groups nested deeper than {MAX_DEPTH}")
+    count[0] += len(group)
+    if count[0] > MAX_ITEMS:
+        raise TreeError(f"{group.name}: more than {MAX_ITEMS} items")
     tree: State = {}
     for name in group:
-        count[0] += 1
-        if count[0] > MAX_ITEMS:
-            raise TreeError(f"{group.name}: more than {MAX_ITEMS} items")
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise TreeError(f"{group.name}/{name}: links out of a file are not followed")
         item = group[name]
-        tree[name] = _read(item, file_size, count) if isinstance(item, h5py.Group) else _read_dataset(item, file_size)
+        if isinstance(item, h5py.Group):
+            tree[name] = _read(item, file_size, count, depth + 1)
+        else:
+            tree[name] = _read_dataset(item, file_size)
     return tree
 
 
 def _read_dataset(dataset: h5py.Dataset, file_size: int) -> Any:
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise TreeError(f"{dataset.name}: holds no data")
+    creation = dataset.id.get_create_plist()
+    if creation.get_layout() not in PLAIN_LAYOUTS or creation.get_external_count():
+        raise TreeError(f"{dataset.name}: data outside the file, or in chunks, is not read")
+    if dataset.nbytes > file_size:
+        raise TreeError(f"{dataset.name}: claims more than the file holds")
     kind = dataset.attrs.get("kind")
-    if dataset.external or dataset.is_virtual:
-        raise TreeError(f"{dataset.name}: data outside the file is not read")
     if kind is None:
-        plain = dataset.dtype.kind in NUMERIC and dataset.compression is None and dataset.chunks is None
-        if not plain or dataset.nbytes > file_size:
-            raise TreeError(f"{dataset.name}: not a plain array within the file's size")
-        return dataset[()]
+        if dataset.dtype.kind not in NUMERIC:
+            raise TreeError(f"{dataset.name}: not an array of numbers")
+        return dataset[...]
     if dataset.shape != ():
         raise TreeError(f"{dataset.name}: a scalar of shape {dataset.shape}")
     value = dataset[()]

@@ -36,6 +36,6 @@ def _problem_of_log(path: Path) -> str:
                 return f"table {name} has other columns than this program writes"
             if len({len(column) for column in content.values()}) != 1:
                 return f"table {name} has columns of unequal length"
-    except (reader.ReadError, OSError, KeyError) as error:
+    except (reader.ReadError, KeyError) as error:
         return str(error)
     return ""

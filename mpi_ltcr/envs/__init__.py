@@ -31,6 +31,7 @@ class Entry(NamedTuple):
 
 ENVS: dict[str, Entry] = {
     "mpi_ltcr/CartPole15-v0": Entry("mpi_ltcr.envs.cartpole:CartPole15", 200, 195.0, CARTPOLE_SCALE),
+    "mpi_ltcr/Atari-v0": Entry("mpi_ltcr.envs.atari:make_atari", None, None, 1.0),
     "CartPole-v1": Entry(None, None, None, CARTPOLE_SCALE),
 }
 
@@ -80,6 +81,8 @@ def spec_of(env_id: str, env: gymnasium.Env) -> EnvSpec:
     if not isinstance(obs, gymnasium.spaces.Box):
         raise EnvError(f"env.id: {env_id} has {type(obs).__name__} observations; the agents need a Box")
     scale = ENVS[env_id].obs_scale if env_id in ENVS else 1.0
+    if obs.dtype == np.uint8:
+        scale = 1 / 255  # pixels stay bytes until they are on the learning device
     return EnvSpec(tuple(obs.shape), np.dtype(obs.dtype), int(actions.n), scale)
 
 

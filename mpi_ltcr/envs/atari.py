@@ -2,19 +2,21 @@
 
 `universe` (CDRL, by the OpenAI universe starter agent): RGB, cropped to rows 34:194, resized bilinearly to 80x80 and
 from there to 42x42, averaged over the colours: (1, 42, 42) float32 in [0, 1]. No maximum over frames.
-`dqn` (LTCR 4.3, by Mnih et al. 2015): maximum of the last two grey screens, averaged over areas to 84x84, the newest
+`dqn` (LTCR 4.1, by Mnih et al. 2015): maximum of the last two grey screens, averaged over areas to 84x84, the newest
 four stacked: (4, 84, 84) uint8, oldest first. 1 to 30 no-ops after a reset.
 
 Rewards are the game's own score, summed over the skipped frames. A lost life never ends an episode: it is told in
-``info["life_lost"]``, and whoever trains makes a discount of 0 out of it. One emulator in this thread, read directly:
-Zaxxon, whole `dqn` steps a CPU-second, side by side: this file {RATE_OURS}, Gymnasium's AtariPreprocessing and
-FrameStackObservation {RATE_GYM}, ale-py's AtariVectorEnv with one environment {RATE_VEC}.
+``info["life_lost"]``, and whoever trains makes a discount of 0 out of it.
+
+One emulator in the calling thread, its screen read directly. Whole `dqn` steps of Zaxxon in a CPU-second, the bare
+emulator being 1 (about 2000): this file 0.75, ale-py's AtariVectorEnv with one environment 0.65, Gymnasium's
+AtariPreprocessing and FrameStackObservation 0.58.
 
 Seeding. ``reset(seed=s)`` makes the episode a function of s and the actions, no-ops, random skips and sticky actions
 included; a later ``reset()`` continues the same generator, so a whole sequence of episodes is one too. The emulator
 itself draws nothing: its state right after loading is put back before each episode, in 0.2 ms, because a plain
 ``reset_game`` remembers the past in 19 of the 104 games, and loading the ROM again (what ale-py does for a seed) takes
-0.13 s. Without sticky actions an episode is the one of ale-py's own environment with that seed.
+0.13 s. Without sticky actions an episode is the one that ale-py's own environment plays with that seed.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from mpi_ltcr.envs.frames import UNIVERSE_SIZE, area_resizer, universe_resizer
 
 Preprocessing = Literal["universe", "dqn"]
 
+NOOP = 0
+"""ALE's code for doing nothing, in every game."""
 FULL_ACTION_SET = 18
 """Directions (9) x fire (2). Skiing and Lost Luggage have only half of them."""
 TWO_PLAYER_GAMES = frozenset({"combat", "joust", "maze_craze", "warlords"})
@@ -60,7 +64,7 @@ PONG_DETERMINISTIC = Settings(4, 0.0, 100_000, False, 1, 0)
 BOWLING_V0 = Settings((2, 3, 4), 0.25, 10_000, False, 1, 0)
 """Gym's `Bowling-v0` of 2017, the second."""
 DQN = Settings(4, 0.0, 27_000, True, 4, 30)
-"""LTCR 4.3 names only 84x84 and 18 actions; the rest is what is usual: half an hour of play at 60 frames a second."""
+"""LTCR 4.1 names only 84x84 and 18 actions; the rest is what is usual: half an hour of play at 60 frames a second."""
 
 
 def paper_settings(game: str, preprocessing: Preprocessing) -> Settings:
@@ -92,7 +96,7 @@ def make_atari(
 
     Raises:
         ValueError: no such game (the nearest names are in the text), a game without 18 actions where all are asked
-            for, or a setting out of its range. One line; nothing has been started then.
+            for, or a setting out of its range. One line that names the field.
     """
     if preprocessing not in ("universe", "dqn"):
         raise ValueError(f"preprocessing: {preprocessing!r} is not one of universe, dqn")
@@ -163,13 +167,13 @@ class AtariEnv(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode. `options` are ignored."""
+        """Begin an episode: (first observation, info). `options` are ignored; without a seed the generator goes on."""
         super().reset(seed=seed)
         if seed is not None:  # as ale-py derives the generator of its own environment
             self._np_random, _ = seeding.np_random(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self._restart()
         for _ in range(self.np_random.integers(1, self.settings.noop_max + 1) if self.settings.noop_max else 0):
-            self._act(0)
+            self._act(NOOP)
             if self._ale.game_over(with_truncation=False):
                 self._restart()
         self._steps, self._lives, self._playing = 0, self._ale.lives(), True
@@ -182,7 +186,8 @@ class AtariEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Repeat the action over the frames of one step.
 
         Returns:
-            A new array, the sum of raw rewards, terminated, truncated (never both), info.
+            A new array (to read: the next stack begins with it), the sum of raw rewards, terminated, truncated (never
+            both), info.
         Raises:
             ValueError: an action that does not exist. RuntimeError: the episode is over.
         """
@@ -208,14 +213,14 @@ class AtariEnv(gymnasium.Env[np.ndarray, np.int64]):
     def _restart(self) -> None:
         self._ale.restoreState(self._pristine)
         self._ale.reset_game()
-        self._held = 0
+        self._held = NOOP
 
     def _repeat(self, action: int) -> tuple[float, bool]:
         skip = self._skips[0] if len(self._skips) == 1 else self._skips[self.np_random.integers(len(self._skips))]
         reward = 0.0
         for left in reversed(range(skip)):
             reward += self._act(action)
-            # Frames after the end of a game are not drawn, and Gymnasium does not look at the last one either.
+            # A screen after the end is not looked at, like in AtariPreprocessing: nothing is learned from it.
             if self._ale.game_over(with_truncation=False):
                 return reward, True
             self._screen.see(left)
@@ -240,8 +245,8 @@ class AtariEnv(gymnasium.Env[np.ndarray, np.int64]):
 def _checked(settings: Settings) -> Settings:
     """`settings`, or a ValueError of one line that names the field."""
     skips = [settings.frame_skip] if isinstance(settings.frame_skip, int) else list(settings.frame_skip)
-    if not skips or min(skips) < 1:
-        raise ValueError(f"frame_skip: {settings.frame_skip} must be at least 1, or a list of such numbers")
+    if not skips or not all(isinstance(skip, int) and skip >= 1 for skip in skips):
+        raise ValueError(f"frame_skip: {settings.frame_skip!r} must be at least 1, or a list of such numbers")
     if not 0 <= settings.sticky <= 1:
         raise ValueError(f"sticky: {settings.sticky} is not a probability")
     for name, least in (("max_steps", 1), ("frame_stack", 1), ("noop_max", 0)):

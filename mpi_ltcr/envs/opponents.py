@@ -92,7 +92,10 @@ class Scripted(_Base):
     def act(self, observations: np.ndarray) -> np.ndarray:
         rules, mates = self._rules, self._rules.team_size - 1
         seen = np.asarray(observations, dtype=np.float64)
-        others = seen[:, OWN_FEATURES:].reshape(len(seen), -1, OTHER_FEATURES)  # mates first, then enemies
+        if seen.shape[1:] != (rules.observation_size,):
+            wanted = f"{rules.observation_size} numbers for teams of {rules.team_size}"
+            raise ValueError(f"the scripted opponent reads {wanted}, got shape {seen.shape}: give it the game's rules")
+        others = seen[:, OWN_FEATURES:].reshape(-1, rules.ships - 1, OTHER_FEATURES)  # mates first, then enemies
         alive = others[..., 3] > 0.0
         ahead, aside = self._from_the_bow(seen, others)
         # A flight begins at the muzzle: what is struck first is nearest to there, not to the ship's centre.

@@ -195,14 +195,15 @@ class RecurrentActorCritic(nn.Module):
 
 def _lstm(inputs: int, hidden: int, generator: torch.Generator) -> nn.LSTM:
     """TensorFlow 0.11's defaults: U(+-sqrt(3 / (inputs + hidden))), as the cell multiplies one matrix with [x, h]."""
-    layer = nn.utils.skip_init(nn.LSTM, inputs, hidden)
+    layer = nn.LSTM(inputs, hidden, device="meta").to_empty(device="cpu")  # draws nothing, as skip_init for the others
+    weight_ih, weight_hh, bias_ih, bias_hh = layer.parameters()
     bound = math.sqrt(3 / (inputs + hidden))
-    nn.init.uniform_(layer.weight_ih_l0, -bound, bound, generator=generator)
-    nn.init.uniform_(layer.weight_hh_l0, -bound, bound, generator=generator)
-    nn.init.zeros_(layer.bias_ih_l0)
-    nn.init.zeros_(layer.bias_hh_l0)
+    nn.init.uniform_(weight_ih, -bound, bound, generator=generator)
+    nn.init.uniform_(weight_hh, -bound, bound, generator=generator)
+    nn.init.zeros_(bias_ih)
+    nn.init.zeros_(bias_hh)
     with torch.no_grad():
-        layer.bias_ih_l0[hidden : 2 * hidden] = FORGET_BIAS  # PyTorch's order of gates is input, forget, cell, output
+        bias_ih[hidden : 2 * hidden] = FORGET_BIAS  # PyTorch's order of gates is input, forget, cell, output
     return layer
 
 

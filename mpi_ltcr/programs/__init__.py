@@ -1,5 +1,8 @@
-"""The two programs, each a page of its paper: name -> function."""
+"""The two programs, each a page of its paper: name -> how it is prepared on each rank."""
 
-from mpi_ltcr.programs.ltcr import ltcr
+from typing import Any
 
-PROGRAMS = {"ltcr": ltcr}
+from mpi_ltcr.programs.ca3c_job import prepare_ca3c
+from mpi_ltcr.programs.ltcr_job import prepare_ltcr
+
+PROGRAMS: dict[str, Any] = {"ltcr": prepare_ltcr, "ca3c": prepare_ca3c}

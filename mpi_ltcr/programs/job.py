@@ -14,59 +14,78 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
-from mpi_ltcr import __version__, assembly, options
-from mpi_ltcr.archive import checkpoint
+from mpi_ltcr import __version__, options
+from mpi_ltcr.archive.checkpoint import CheckpointError
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError, new_name
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
-from mpi_ltcr.comm.roles import ltcr_roles
 from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
-from mpi_ltcr.config import Config
-from mpi_ltcr.programs import PROGRAMS
-from mpi_ltcr.programs.session import Session
+from mpi_ltcr.config import ConfigError
+
+
+class Start(NamedTuple):
+    """What a program is started with, after everything that can be refused has been refused."""
+
+    config: Any
+    comm: Any
+    service: Service
+    """Of all ranks."""
+    run: RunDirectory
+    signals: StopSignals
+    attempt: int
+    resumed: bool
+
+    def recorder(self, path: Path, index: int) -> Recorder:
+        """The log of one agent or server."""
+        attributes = {
+            "run_id": self.run.root.name,
+            "agent": index,
+            "world_size": self.service.size,
+            "seed": self.config.seed,
+            "name": self.config.name,
+            "env": self.config.environments()[0].id,
+            "config_json": json.dumps(options.to_dict(self.config)),
+        }
+        return Recorder(path=path, attributes=attributes)
+
+    def greet(self, role: str) -> None:
+        """Collective. Rank 0 tells who is where, and that the run has begun."""
+        roles = self.service.texts(role)
+        if self.service.rank == 0:
+            self.run.write_status(state="running", attempt=self.attempt, error="", exit_code=1)
+            for rank, text in enumerate(roles):
+                print(f"mpi-ltcr: rank {rank}: {text}", file=sys.stderr)
+            words = f"{self.config.name}, seed {self.config.seed}, writing to {self.run.root}"
+            print(f"mpi-ltcr: {words}", file=sys.stderr, flush=True)
+
+
+Program = Callable[[Start], None]
+Prepare = Callable[[Any, Any, Service], Program]
+"""(config, comm, service of all ranks) -> the program, or an error before anything is written. Collective."""
 
 
 class Job(NamedTuple):
     """What was asked for: a new run, or to go on with `resumed`."""
 
-    config: Config
+    config: Any
     resumed: Path | None = None
     force_unlock: bool = False
 
-    def run(self, comm: Any) -> None:
+    def run(self, comm: Any, prepare: Prepare) -> None:
         """Collective. Train to the end.
 
         Raises:
             JobError: on every rank alike, with the exit code.
         """
-        config, signals = self.config, StopSignals()
-        role = ltcr_roles(comm.size)[comm.rank]
-        service = Service(comm, role.agent)
-        local, per_node = runtime.local_rank(comm)
-        device = _together(service, lambda: assembly.torch_device(config.runtime.device, local))
-        member = assembly.build_member(config, role, Service(comm, role.agent), device)
-        _agree(service, assembly.fingerprint(config, member.spec, role.agent))
+        signals = StopSignals()
+        torch.set_num_threads(self.config.runtime.threads)
+        service = Service(comm, comm.rank)
+        program = prepare(self.config, comm, service)
         run = self._open_directory(service)
         attempt = int(run.read_status().get("attempt", 0)) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
-        session = Session(
-            config=config,
-            member=member,
-            service=service,
-            run=run,
-            recorder=Recorder(path=run.log(role.agent), attributes=self._attributes(run, role.agent, comm.size)),
-            signals=signals,
-            attempt=attempt,
-        )
-        if self.resumed:
-            _restore(session, service, run)
-        places = service.texts(f"{platform.node()}, local rank {local} of {per_node}, {device}")
-        session.event("info", f"attempt {attempt} on {places[role.agent]}, {runtime.library()}")
-        if service.rank == 0:
-            run.write_status(state="running", frames=session.frames, attempt=attempt, error="", exit_code=1)
-            _greet(config, run, places)
-        PROGRAMS[config.program](config, member, session)
+        program(Start(self.config, comm, service, run, signals, attempt, self.resumed is not None))
 
     def _open_directory(self, service: Service) -> RunDirectory:
         """Collective. Rank 0 makes or takes over the directory; all learn its path."""
@@ -82,62 +101,26 @@ class Job(NamedTuple):
                 RunDirectory(path).create(options.to_yaml(config), _meta(service.size))
             return str(path)
 
-        return RunDirectory(Path(service.announce(_together(service, open_on_rank0))))
-
-    def _attributes(self, run: RunDirectory, agent: int, size: int) -> dict[str, Any]:
-        return {
-            "run_id": run.root.name,
-            "agent": agent,
-            "world_size": size,
-            "seed": self.config.seed,
-            "name": self.config.name,
-            "env": self.config.env.id,
-            "config_json": json.dumps(options.to_dict(self.config)),
-        }
+        return RunDirectory(Path(service.announce(together(service, open_on_rank0))))
 
 
-def _together(service: Service, action: Callable[[], Any], code: int = runtime.BAD_INPUT) -> Any:
+def place(comm: Any, device: torch.device) -> str:
+    """Collective. Where this rank is, in words."""
+    local, per_node = runtime.local_rank(comm)
+    return f"{platform.node()}, local rank {local} of {per_node}, {device}, {runtime.library()}"
+
+
+def together(service: Service, action: Callable[[], Any], code: int = runtime.BAD_INPUT) -> Any:
     """Collective. `action` on every rank; if it fails on any, all raise the first one's words as a JobError."""
     result, problem = None, ""
     try:
         result = action()
-    except (ValueError, OSError, RunDirectoryError, checkpoint.CheckpointError) as error:
+    except (ValueError, OSError, RunDirectoryError, CheckpointError, ConfigError) as error:
         problem = " ".join(str(error).split())
     first = next((text for text in service.texts(problem) if text), "")
     if first:
         raise JobError(first, code)
     return result
-
-
-def _agree(service: Service, fingerprint: str) -> None:
-    """Collective. Refuse a team whose members cannot understand each other."""
-    difference = assembly.disagreement(service.texts(fingerprint))
-    if difference:
-        raise JobError(difference, runtime.BAD_INPUT)
-
-
-def _restore(session: Session, service: Service, run: RunDirectory) -> None:
-    """Collective. Every rank continues from the newest whole checkpoint; newer ones that are not whole are named."""
-
-    def choose() -> str:
-        if service.rank:
-            return ""
-        folder, refused = checkpoint.newest_whole(run.checkpoints)
-        for reason in refused:
-            print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
-        size = checkpoint.read_manifest(folder)["world_size"]
-        if size != service.size:
-            raise ValueError(f"{folder.name} is of {size} agents, {service.size} started; use mpirun -n {size}")
-        return str(folder)
-
-    folder = Path(service.announce(_together(service, choose, runtime.BAD_CHECKPOINT)))
-    _together(service, lambda: session.restore(folder), runtime.BAD_CHECKPOINT)
-
-
-def _greet(config: Config, run: RunDirectory, places: list[str]) -> None:
-    for agent, place in enumerate(places):
-        print(f"mpi-ltcr: agent {agent} on {place}", file=sys.stderr)
-    print(f"mpi-ltcr: {config.name}, seed {config.seed}, writing to {run.root}", file=sys.stderr, flush=True)
 
 
 def _meta(size: int) -> dict[str, Any]:

@@ -248,7 +248,7 @@ class Session:
     def _commit(self, entries: list[checkpoint.Entry]) -> None:
         facts = {"world_size": self.service.size, "updates": self.updates, "config": self.config.name}
         checkpoint.commit(self.run.checkpoints, self.frames, entries, facts)
-        checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep)
+        checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep, self.frames)
         self.run.write_status(state="running", frames=self.frames, checkpoint=self.frames, attempt=self.attempt)
 
     def state(self) -> State:

@@ -93,7 +93,7 @@ class PublicMemoryTransfer:
         answers = self.service.allgather(agent.answer(mine))  # (N agents, demonstrations, K)
         others = [i for i in range(self.service.size) if i != me]
         lesson = _concatenate([Lesson(phi0[i % self.teachers], answers[i], _source(i, mine)) for i in others])
-        own = answers[me] if self.teachers == 1 else agent.answer(lesson.features)
+        own = np.tile(answers[me], (len(others), 1)) if self.teachers == 1 else agent.answer(lesson.features)
         tally = {"kl_teammates": kl_rows(lesson.target, own), "memory_rows": rows}
         if self.target == "mean":
             return Lesson(mine, answers.mean(0), _source(AVERAGE, mine)), tally

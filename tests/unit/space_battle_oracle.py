@@ -107,7 +107,7 @@ class Oracle:
                 start = math.hypot(x - ship["x"], y - ship["y"])
                 touched.append((int(inside.argmax()), start, i))
         touched.sort()
-        if len(touched) > 1 and 0 < touched[0][0] and touched[1][0] - touched[0][0] <= 1:
+        if len(touched) > 1 and touched[0][0] > 0 and touched[1][0] - touched[0][0] <= 1:
             self.ambiguous = True  # two ships within one small step: too coarse to tell
         return touched[0][2] if touched else None
 
@@ -117,10 +117,10 @@ class Oracle:
         for i in living:
             for j in living:
                 a, b = self.ships[i], self.ships[j]
-                if a["team"] == 0 and b["team"] == 1:
-                    if math.hypot(a["x"] - b["x"], a["y"] - b["y"]) < 2 * self.rules.ship_radius:
-                        now.add((i, j))
-                        if (i, j) not in self.in_contact:
-                            new.append((i, j))
+                apart = math.hypot(a["x"] - b["x"], a["y"] - b["y"])
+                if a["team"] == 0 and b["team"] == 1 and apart < 2 * self.rules.ship_radius:
+                    now.add((i, j))
+                    if (i, j) not in self.in_contact:
+                        new.append((i, j))
         self.in_contact = now
         return new

@@ -1,0 +1,364 @@
+"""The dialogue between a task's parameter server and its workers: both halves on one page.
+
+A worker sends what it has (flat gradients, with a fixed header, by Isend) and gets the newest weights back; that is one
+`exchange`, once a rollout. The server answers in the order of arrival, applies each gradient exactly once, and counts
+the task's steps T. Workers of other tasks may fetch weights without sending anything (collaborative teachers).
+
+While nothing arrives the server sleeps between looks: there may be more ranks than cores.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from mpi4py import MPI
+
+from mpi_ltcr.comm.collectives import WireError
+from mpi_ltcr.interfaces import State
+
+MAGIC = 0x43444C52  # "RLDC"
+REQUEST, REPLY = 1, 2
+PULL, STOP_ASKED, BYE = 1 << 29, 1 << 30, 1 << 31
+STOP, SAVE = 1, 2
+
+REQUEST_HEADER = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("content", "<u4"),  # bit i: a gradient of kind i is in it; and PULL, STOP_ASKED, BYE
+        ("sequence", "<u8"),
+        ("version", "<u8"),  # of the weights that the gradients were computed with
+        ("episode_return", "<f8"),  # of the episode that ended since, NaN if none did
+        ("steps", "<u4"),  # agent steps since the last exchange
+        ("crc", "<u4"),
+    ]
+)
+REPLY_HEADER = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("order", "<u4"),  # bits: STOP, SAVE
+        ("version", "<u8"),
+        ("frames", "<u8"),  # T
+        ("label", "<u8"),  # of the checkpoint to SAVE
+        ("unused", "<u4"),
+        ("crc", "<u4"),
+    ]
+)
+
+
+class LostRankError(RuntimeError):
+    """Somebody has not answered for longer than `runtime.patience_s`; the text names the rank."""
+
+
+class Store(Protocol):
+    """What the server serves: a flat vector, and one way to change it for each kind of gradient."""
+
+    values: np.ndarray
+
+    def apply(self, kind: str, gradient: np.ndarray) -> None: ...
+
+
+class Push(NamedTuple):
+    """One served request, for the log."""
+
+    worker: int
+    staleness: int
+    """Updates between the weights that the gradient was computed with and those it is applied to."""
+    queue: int
+    """Requests that were waiting when it was taken."""
+    steps: int
+    bytes: int
+    episode_return: float
+    """Of the episode that ended in this rollout; NaN if none did."""
+
+
+class Reply(NamedTuple):
+    """What a worker gets back."""
+
+    version: int
+    frames: int
+    """T, the task's counter, when the weights were sent."""
+    order: int
+    label: int
+
+
+class ParameterServer:
+    """The serving half. `poll` serves whoever is waiting; call it again and again until `done`.
+
+    Args:
+        comm: of all ranks; is not duplicated here, pass a communicator of this service.
+        workers: ranks that push gradients of this task.
+        guests: ranks that only fetch weights.
+        sizes: numbers in a gradient of each kind; the order is that of the kinds in a message.
+        limit: T at which the workers are told to stop.
+        save_every: T between checkpoints.
+        patience_s: seconds of silence from anyone after which the job ends.
+
+    Attributes:
+        on_push: told of every served push.
+        on_save: told (label, whether it is the last) when a checkpoint begins, before any worker learns of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        comm: MPI.Intracomm,
+        store: Store,
+        workers: list[int],
+        guests: list[int],
+        sizes: dict[str, int],
+        limit: int,
+        save_every: int,
+        patience_s: float,
+    ) -> None:
+        self.comm, self.store, self.sizes = comm, store, sizes
+        self.workers, self.guests = workers, guests
+        self.limit, self.save_every, self.patience_s = limit, save_every, patience_s
+        self.on_push: Callable[[Push], object] = lambda push: None
+        self.on_save: Callable[[int, bool], object] = lambda label, last: None
+        self.frames = self.version = 0
+        self.clients = [*workers, *guests]
+        self.applied = dict.fromkeys(self.clients, 0)
+        self.stop_asked = False
+        self.closing = False
+        self._next_save = save_every
+        self.label = 0
+        """T that names the checkpoint being gathered; 0: none is."""
+        self._to_save: set[int] = set()
+        self._active = set(self.clients)
+        self._heard = dict.fromkeys(self.clients, time.monotonic())
+        longest = REQUEST_HEADER.itemsize + 4 * sum(sizes.values())
+        self._inbox = [np.empty(longest, np.uint8) for _ in self.clients]
+        self._outbox = [np.empty(REPLY_HEADER.itemsize + store.values.nbytes, np.uint8) for _ in self.clients]
+        self._receives = [comm.Irecv(box, rank, REQUEST) for box, rank in zip(self._inbox, self.clients, strict=True)]
+        self._sends: list[MPI.Request] = [MPI.REQUEST_NULL] * len(self.clients)
+
+    @property
+    def done(self) -> bool:
+        """Every worker has been told to stop, every guest has said goodbye, and every answer has been taken."""
+        return not self._active and all(bool(send.Test()) for send in self._sends)
+
+    @property
+    def workers_left(self) -> bool:
+        """Whether some worker has not been told to stop yet, and so may still push."""
+        return any(rank in self._active for rank in self.workers)
+
+    @property
+    def stopping(self) -> bool:
+        """The workers are being told to stop."""
+        return self.stop_asked or self.frames >= self.limit
+
+    def poll(self) -> int:
+        """Serve everyone who is waiting, in the order of arrival; how many those were.
+
+        Raises:
+            WireError: a request that is damaged, repeated or missing one before it.
+            LostRankError: a client has been silent for too long.
+        """
+        status = [MPI.Status() for _ in self.clients]
+        ready = MPI.Request.Testsome(self._receives, status) or []
+        for place, index in enumerate(ready):
+            self._serve(index, status[place].Get_count(MPI.BYTE), len(ready) - place)
+        if not ready:
+            self._check_silence()
+        return len(ready)
+
+    def _check_silence(self) -> None:
+        now = time.monotonic()
+        for rank in self._active:
+            if now - self._heard[rank] > self.patience_s:
+                raise LostRankError(
+                    f"rank {rank} has not been heard of for {self.patience_s:.0f} s (runtime.patience_s)"
+                )
+
+    def _serve(self, index: int, size: int, queue: int) -> None:
+        rank, box = self.clients[index], self._inbox[index][:size]
+        head, body = box[: REQUEST_HEADER.itemsize].view(REQUEST_HEADER)[0], box[REQUEST_HEADER.itemsize :]
+        self._check(rank, head, body)
+        self._heard[rank] = time.monotonic()
+        content = int(head["content"])
+        self.stop_asked |= bool(content & STOP_ASKED)
+        if content & BYE:
+            self._active.discard(rank)
+            return
+        if not content & PULL:
+            staleness = self.version - int(head["version"])
+            self._apply(content, body.view(np.float32), int(head["steps"]))
+            self.on_push(Push(rank, staleness, queue, int(head["steps"]), size, float(head["episode_return"])))
+        self._consider_saving()
+        self._answer(index)
+
+    def _check(self, rank: int, head: np.void, body: np.ndarray) -> None:
+        if int(head["magic"]) != MAGIC or int(head["crc"]) != zlib.crc32(body.data):
+            raise WireError(f"request of rank {rank} was damaged on its way, or is of another version")
+        if int(head["sequence"]) != self.applied[rank] + 1:
+            raise WireError(f"request {head['sequence']} of rank {rank} came after request {self.applied[rank]}")
+        self.applied[rank] += 1
+
+    def _apply(self, content: int, gradients: np.ndarray, steps: int) -> None:
+        """Line 24, 27 and 31 of Algorithm 1 on the server; line 14's T."""
+        start = 0
+        for bit, (kind, size) in enumerate(self.sizes.items()):
+            if content & (1 << bit):
+                self.store.apply(kind, gradients[start : start + size])
+                start += size
+        if start != len(gradients):
+            raise WireError(f"a request has {len(gradients)} numbers, its content says {start}")
+        self.frames += steps
+        self.version += 1
+
+    def _consider_saving(self) -> None:
+        """Begin a checkpoint at each multiple of `save_every`, unless one is being gathered, and one at the end."""
+        if self.stopping and not self.closing:
+            self.closing = True
+            self._begin_save()
+        elif not self.stopping and not self.label and self.frames >= self._next_save:
+            self._begin_save()
+
+    def _begin_save(self) -> None:
+        self.label, self._to_save = self.frames, set(self.workers)
+        self._next_save = (self.frames // self.save_every + 1) * self.save_every
+        self.on_save(self.label, self.closing)
+
+    def end_save(self) -> None:
+        """The checkpoint has been committed, or given up."""
+        self.label = 0
+
+    def _answer(self, index: int) -> None:
+        rank, box = self.clients[index], self._outbox[index]
+        order = 0
+        if rank in self._to_save:
+            self._to_save.discard(rank)
+            order |= SAVE
+        if self.stopping and rank in self.workers:
+            order |= STOP
+            self._active.discard(rank)
+        body = box[REPLY_HEADER.itemsize :]
+        body[:] = self.store.values.view(np.uint8)
+        crc = zlib.crc32(body.data)
+        box[: REPLY_HEADER.itemsize].view(REPLY_HEADER)[0] = (
+            MAGIC,
+            order,
+            self.version,
+            self.frames,
+            self.label,
+            0,
+            crc,
+        )
+        self._sends[index].Wait()  # the client asks again only after it has taken the last answer
+        self._sends[index] = self.comm.Isend(box, rank, REPLY)
+        if rank in self._active:
+            self._receives[index] = self.comm.Irecv(self._inbox[index], rank, REQUEST)
+
+    def state(self) -> State:
+        return {"frames": self.frames, "version": self.version}
+
+    def load_state(self, state: State) -> None:
+        self.frames, self.version = state["frames"], state["version"]
+        self._next_save = (self.frames // self.save_every + 1) * self.save_every
+
+
+class ServerLink:
+    """The asking half, of one worker towards one server.
+
+    Args:
+        server: rank of the server.
+        kinds: of gradients, in the order of the server's `sizes`.
+        values: length of the vector that it serves.
+        patience_s: seconds without an answer after which the job ends.
+        idle: called again and again while waiting (a server on the same rank is polled here).
+    """
+
+    def __init__(
+        self,
+        *,
+        comm: MPI.Intracomm,
+        server: int,
+        kinds: Sequence[str] = (),
+        values: int,
+        patience_s: float,
+        idle: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.comm, self.server, self.kinds = comm, server, tuple(kinds)
+        self.patience_s, self.idle = patience_s, idle
+        self.version = self.sequence = 0
+        self.values = np.zeros(values, np.float32)
+        self.wait_s = 0.0
+        self.sent = self.received = 0
+        self._staged: dict[str, np.ndarray] = {}
+        self._reply = np.empty(REPLY_HEADER.itemsize + self.values.nbytes, np.uint8)
+
+    def stage(self, kind: str, gradient: np.ndarray) -> None:
+        """Put a gradient into the next exchange; several of one kind (several teachers) are added up."""
+        self._staged[kind] = gradient + self._staged[kind] if kind in self._staged else gradient.copy()
+
+    def exchange(self, steps: int, *, episode_return: float = math.nan, stop_asked: bool = False) -> Reply:
+        """Send what is staged and wait for the newest weights, which are in `values` afterwards.
+
+        Args:
+            steps: agent steps since the last exchange.
+            episode_return: of the episode that ended since; NaN: none did.
+            stop_asked: this process was asked to stop.
+
+        Raises:
+            WireError: the answer is damaged.
+            LostRankError: no answer came in time.
+        """
+        content = sum(1 << bit for bit, kind in enumerate(self.kinds) if kind in self._staged)
+        content |= (0 if steps or content else PULL) | (STOP_ASKED if stop_asked else 0)
+        body = np.concatenate([self._staged[kind] for kind in self.kinds if kind in self._staged] or [self.values[:0]])
+        self._staged = {}
+        return self._ask(content, body, steps, episode_return)
+
+    def bye(self) -> None:
+        """Tell a server that this guest will not ask again."""
+        message = self._message(BYE, self.values[:0], 0, math.nan)
+        self._wait(self.comm.Isend(message, self.server, REQUEST), "take the goodbye")
+
+    def _message(self, content: int, body: np.ndarray, steps: int, episode_return: float) -> np.ndarray:
+        self.sequence += 1
+        message = np.empty(REQUEST_HEADER.itemsize + body.nbytes, np.uint8)
+        message[REQUEST_HEADER.itemsize :] = body.view(np.uint8)
+        crc = zlib.crc32(message[REQUEST_HEADER.itemsize :].data)
+        message[: REQUEST_HEADER.itemsize].view(REQUEST_HEADER)[0] = (
+            MAGIC,
+            content,
+            self.sequence,
+            self.version,
+            episode_return,
+            steps,
+            crc,
+        )
+        return message
+
+    def _ask(self, content: int, body: np.ndarray, steps: int, episode_return: float) -> Reply:
+        start = time.perf_counter()
+        message = self._message(content, body, steps, episode_return)  # alive until the send is complete
+        receive = self.comm.Irecv(self._reply, self.server, REPLY)
+        self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
+        self._wait(receive, "answer")
+        head = self._reply[: REPLY_HEADER.itemsize].view(REPLY_HEADER)[0]
+        payload = self._reply[REPLY_HEADER.itemsize :]
+        if int(head["magic"]) != MAGIC or int(head["crc"]) != zlib.crc32(payload.data):
+            raise WireError(f"the answer of rank {self.server} was damaged on its way, or is of another version")
+        self.values[:] = payload.view(np.float32)
+        self.version = int(head["version"])
+        self.wait_s = time.perf_counter() - start
+        self.sent, self.received = message.size, self._reply.size
+        return Reply(self.version, int(head["frames"]), int(head["order"]), int(head["label"]))
+
+    def _wait(self, request: MPI.Request, what: str) -> None:
+        start, looks = time.monotonic(), 0
+        while not request.Test():
+            self.idle()
+            looks += 1
+            if looks > 50:
+                time.sleep(2e-4)
+                if time.monotonic() - start > self.patience_s:
+                    raise LostRankError(
+                        f"rank {self.server} did not {what} for {self.patience_s:.0f} s (runtime.patience_s)"
+                    )

@@ -1,0 +1,67 @@
+"""LTCR's start-up: roles, members that understand each other, restoring."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mpi_ltcr import assembly
+from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.comm import runtime
+from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.comm.roles import ltcr_roles
+from mpi_ltcr.comm.runtime import JobError
+from mpi_ltcr.config import Config
+from mpi_ltcr.programs.job import Program, Start, place, together
+from mpi_ltcr.programs.ltcr import ltcr
+from mpi_ltcr.programs.session import Session
+
+
+def prepare_ltcr(config: Config, comm: Any, service: Service) -> Program:
+    """Collective. This rank's member of the team; raises JobError if the members cannot understand each other."""
+    role = ltcr_roles(comm.size)[comm.rank]
+    local, _ = runtime.local_rank(comm)
+    device = together(service, lambda: assembly.torch_device(config.runtime.device, local))
+    member = assembly.build_member(config, role, Service(comm, role.agent), device)
+    difference = assembly.disagreement(service.texts(assembly.fingerprint(config, member.spec, role.agent)))
+    if difference:
+        raise JobError(difference, runtime.BAD_INPUT)
+
+    def program(start: Start) -> None:
+        session = Session(
+            config=config,
+            member=member,
+            service=Service(comm, role.agent),
+            run=start.run,
+            recorder=start.recorder(start.run.log(role.agent), role.agent),
+            signals=start.signals,
+            attempt=start.attempt,
+        )
+        if start.resumed:
+            _restore(session, service, start.run)
+        where = place(comm, device)
+        session.event("info", f"attempt {start.attempt} on {where}")
+        start.greet(f"agent {role.agent} on {where}")
+        ltcr(config, member, session)
+
+    return program
+
+
+def _restore(session: Session, service: Service, run: RunDirectory) -> None:
+    """Collective. Every rank continues from the newest whole checkpoint; newer ones that are not whole are named."""
+
+    def choose() -> str:
+        if service.rank:
+            return ""
+        folder, refused = checkpoint.newest_whole(run.checkpoints)
+        for reason in refused:
+            print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
+        size = checkpoint.read_manifest(folder)["world_size"]
+        if size != service.size:
+            raise ValueError(f"{folder.name} is of {size} agents, {service.size} started; use mpirun -n {size}")
+        return str(folder)
+
+    folder = Path(service.announce(together(service, choose, runtime.BAD_CHECKPOINT)))
+    together(service, lambda: session.restore(folder), runtime.BAD_CHECKPOINT)

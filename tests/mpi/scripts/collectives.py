@@ -1,0 +1,211 @@
+"""What `test_collectives.py` runs on each rank: one named check, failing by assertion on the rank that sees it.
+
+mpirun -n 3 python collectives.py CHECK
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+
+import numpy as np
+
+import mpi_ltcr.comm  # noqa: F401  (so that mpi4py does not initialise MPI at import)
+
+from mpi4py import MPI  # isort: skip
+
+from mpi_ltcr.comm.collectives import HEADER, Service, WireError
+
+HEAD = HEADER.itemsize
+ROW = np.dtype([("count", "<i8"), ("phi", "<f4", (3, 2))])
+
+
+def payload_of(agent: int) -> np.ndarray:
+    """A structured scalar, as the transfer sends."""
+    row = np.zeros((), ROW)
+    row["count"], row["phi"] = agent, np.arange(6).reshape(3, 2) + 100 * agent
+    return row
+
+
+def results(comm: MPI.Intracomm) -> None:
+    """Every collective gives what its docstring says, agents in reversed order of ranks."""
+    size, rank = comm.size, comm.rank
+    agent = size - 1 - rank
+    service = Service(comm, agent)
+    everybody = np.stack([payload_of(a) for a in range(size)])
+
+    gathered = service.gather(payload_of(agent))
+    assert (gathered is None) == (rank != 0)
+    assert rank or (gathered == everybody).all()
+    for root_says in (3.5, -1.0):
+        assert (service.bcast(np.full((2, 2), root_says if rank == 0 else 9.9)) == root_says).all()
+    allgathered = service.allgather(payload_of(agent))
+    assert (allgathered == everybody).all()
+    assert allgathered.dtype == ROW
+    assert service.allgather(np.float32(agent)).tolist() == list(range(size))
+    assert service.allgather(np.zeros((2, 0))).shape == (size, 2, 0)
+    columns = np.arange(12.0).reshape(3, 4).T + agent  # not contiguous
+    assert (service.allgather(columns) == np.stack([np.arange(12.0).reshape(3, 4).T + a for a in range(size)])).all()
+    assert service.any(rank == size - 1)
+    assert not service.any(False)
+    assert service.texts(f"agent {agent}" + "ü" * agent) == [f"agent {a}" + "ü" * a for a in range(size)]
+    assert service.texts("") == [""] * size
+    assert service.announce("Zürich" if rank == 0 else "elsewhere") == "Zürich"
+    assert service.announce("" if rank == 0 else "elsewhere") == ""
+
+
+def bytes_counted(comm: MPI.Intracomm) -> None:
+    """Sent and received are payloads with their headers, to the byte."""
+    size, others, is_root = comm.size, comm.size - 1, comm.rank == 0
+    service = Service(comm, comm.rank)
+
+    def counted(action: object) -> tuple[int, int]:
+        before = service.sent, service.received
+        action()
+        return service.sent - before[0], service.received - before[1]
+
+    for payload in (np.zeros(1000, np.float32), np.zeros((2, 3), np.int64), np.zeros(0)):
+        message = HEAD + payload.nbytes
+        assert counted(lambda p=payload: service.gather(p)) == ((0, others * message) if is_root else (message, 0))
+        assert counted(lambda p=payload: service.bcast(p)) == ((others * message, 0) if is_root else (0, message))
+        assert counted(lambda p=payload: service.allgather(p)) == (others * message, others * message)
+    assert counted(lambda: service.any(True)) == (others * (HEAD + 1), others * (HEAD + 1))
+    assert service.seconds > 0 or size == 1
+
+
+def independent(comm: MPI.Intracomm) -> None:
+    """A message for another service on the same ranks is not taken for ours, whatever the order."""
+    one, two = Service(comm, comm.rank), Service(comm, comm.rank)
+    first, second = (one, two) if comm.rank % 2 else (two, one)
+    sums = {s: np.empty(1, int) for s in (one, two)}
+    MPI.Request.Waitall([s.comm.Iallreduce(np.array([1 if s is one else 2]), sums[s]) for s in (first, second)])
+    assert (int(sums[one][0]), int(sums[two][0])) == (comm.size, 2 * comm.size)
+    assert one.allgather(np.array(1)).tolist() == [1] * comm.size
+    assert two.allgather(np.array(2)).tolist() == [2] * comm.size
+
+
+def waiting(comm: MPI.Intracomm) -> None:
+    """Who waits two seconds for a teammate spends nearly no time of the core."""
+    service = Service(comm, comm.rank)
+    service.any(False)
+    if comm.rank == 0:
+        time.sleep(2)
+    wall, core = time.perf_counter(), time.process_time()
+    service.any(True)
+    wall, core = time.perf_counter() - wall, time.process_time() - core
+    assert comm.rank == 0 or wall > 1.5, wall
+    assert core < 0.5, core
+
+
+def fast(comm: MPI.Intracomm) -> None:
+    """A small exchange between ranks that are there already takes far less than the nap of a waiting rank."""
+    service = Service(comm, comm.rank)
+    payload = np.zeros((32, 51), np.float32)
+    service.allgather(payload)
+    start = time.perf_counter()
+    for _ in range(200):
+        service.allgather(payload)
+    each = (time.perf_counter() - start) / 200
+    assert each < 0.02, each
+
+
+def complaint(action: object) -> str:
+    try:
+        action()
+    except WireError as error:
+        return str(error)
+    raise AssertionError("the fault went unnoticed")
+
+
+class Tampered(Service):
+    """Damages each message that this rank packs."""
+
+    def __init__(self, comm: MPI.Intracomm, damage: object) -> None:
+        self.damage = lambda message: None
+        super().__init__(comm, comm.rank)
+        self.damage = damage
+
+    def _pack(self, payload: np.ndarray, operation: int) -> np.ndarray:
+        message = super()._pack(payload, operation)
+        self.damage(message)
+        return message
+
+
+def flipped_bit(comm: MPI.Intracomm) -> None:
+    """One bit of the last rank's message is damaged, anywhere in it: all ranks notice."""
+    last = comm.size - 1
+    for place in (0, 4, 8, 20, HEAD, HEAD + 39):
+
+        def damage(message: np.ndarray, place: int = place) -> None:
+            message[place] ^= 0x10
+
+        service = Tampered(comm, damage if comm.rank == last else lambda message: None)
+        told = complaint(lambda service=service: service.allgather(np.arange(5.0)))
+        assert f"message of rank {last}" in told, told
+        assert ("damaged" in told) == (place >= 20), told
+
+
+def damaged_broadcast(comm: MPI.Intracomm) -> None:
+    """Of a broadcast, those who receive it notice; of a gathering, rank 0 does."""
+
+    def damage(message: np.ndarray) -> None:
+        message[-1] ^= 1
+
+    root, last = comm.rank == 0, comm.rank == comm.size - 1
+    told = complaint(lambda: Tampered(comm, damage if root else lambda message: None).bcast(np.arange(5.0)))
+    assert "damaged" in told
+    gather = Tampered(comm, damage if last else lambda message: None).gather
+    if root:
+        assert f"message of rank {comm.size - 1} was damaged" in complaint(lambda: gather(np.arange(5.0)))
+    else:
+        gather(np.arange(5.0))
+
+
+def another_round(comm: MPI.Intracomm) -> None:
+    """A rank that has taken one exchange more is named, and so are both rounds."""
+    service = Service(comm, comm.rank)
+    service.round += comm.rank == comm.size - 1
+    told = complaint(lambda: service.allgather(np.arange(5)))
+    assert "out of step" in told
+    assert "round 1" in told
+    assert "round 2" in told
+
+
+def another_operation(comm: MPI.Intracomm) -> None:
+    """A rank that is at another collective of the same size is named."""
+    last = comm.rank == comm.size - 1
+
+    def damage(message: np.ndarray) -> None:
+        message[4:8].view("<u4")[0] = 2  # as a broadcast's
+
+    told = complaint(lambda: Tampered(comm, damage if last else lambda message: None).allgather(np.arange(5)))
+    assert f"rank {comm.size - 1}: operation 2 of round 1, due here: 3 of round 1" in told
+
+
+CHECKS = {
+    check.__name__: check
+    for check in (
+        results,
+        bytes_counted,
+        independent,
+        waiting,
+        fast,
+        flipped_bit,
+        damaged_broadcast,
+        another_round,
+        another_operation,
+    )
+}
+
+if __name__ == "__main__":
+    MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    for name in sys.argv[1:]:
+        try:
+            CHECKS[name](MPI.COMM_WORLD)
+        except BaseException:
+            traceback.print_exc()
+            MPI.COMM_WORLD.Abort(1)
+        if MPI.COMM_WORLD.rank == 0:
+            print("passed:", name, flush=True)
+    MPI.Finalize()

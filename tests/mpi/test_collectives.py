@@ -1,0 +1,65 @@
+"""Collectives on real ranks. What each rank asserts stands in `scripts/collectives.py`, under the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mpi
+
+SCRIPT = str(Path(__file__).parent / "scripts" / "collectives.py")
+
+
+@pytest.fixture
+def check(mpirun):
+    """Run one named check on so many ranks: it fails if any rank fails."""
+
+    def run(ranks: int, name: str) -> None:
+        done = mpirun(ranks, [SCRIPT, name], timeout=30)
+        assert done.rc == 0, done.err
+        assert done.out.strip() == f"passed: {name}"
+
+    return run
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_collectives_give_what_was_sent_in_the_order_of_agents_and_not_of_ranks(ranks, check):
+    check(ranks, "results")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_bytes_are_counted_exactly_with_their_headers(ranks, check):
+    check(ranks, "bytes_counted")
+
+
+def test_two_services_on_the_same_ranks_do_not_take_each_others_messages(check):
+    check(3, "independent")
+
+
+def test_a_rank_that_waits_gives_its_core_back(check):
+    check(2, "waiting")
+
+
+def test_an_exchange_between_ranks_that_are_there_takes_no_nap(check):
+    check(2, "fast")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_flipped_bit_is_noticed_by_every_rank_that_receives_it(ranks, check):
+    check(ranks, "flipped_bit")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_damaged_broadcast_or_upload_is_noticed_where_it_arrives(ranks, check):
+    check(ranks, "damaged_broadcast")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_message_of_another_round_is_refused_and_both_rounds_are_named(ranks, check):
+    check(ranks, "another_round")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_message_of_another_operation_is_refused_and_named(ranks, check):
+    check(ranks, "another_operation")

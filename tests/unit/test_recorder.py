@@ -1,0 +1,149 @@
+"""The log of one agent: as long as what was recorded, readable at any moment by what people use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas
+import pytest
+import xarray
+
+from mpi_ltcr.archive import reader
+from mpi_ltcr.archive.recorder import Recorder
+from mpi_ltcr.archive.schema import CLOCKS, TABLES, WALL_COLUMNS, WALL_TABLES, columns
+
+ROWS = 1000
+
+
+def recorder_at(path: Path) -> Recorder:
+    return Recorder(path=path, attributes={"run_id": "r", "agent": 0, "config_json": '{"seed": 4}'})
+
+
+def fill(recorder: Recorder, first: int = 0, last: int = ROWS) -> None:
+    for i in range(first, last):
+        clocks = {"frames": 10 * i, "updates": i, "wall_s": i / 8}
+        recorder.add("eval", **clocks, **{"return": i / 4, "length": i, "episode": 0})
+        recorder.add("train", **clocks, td_loss=float(i))
+    recorder.add("events", frames=3, updates=0, wall_s=0.5, time=1e9, level="info", text=f"from {first}, ünïcode")
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    recorder = recorder_at(tmp_path / "agent0000.h5")
+    fill(recorder)
+    recorder.publish()
+    return recorder.path
+
+
+def test_columns_grow_with_their_rows_and_keep_every_value(published: Path) -> None:
+    table = reader.open_log(published).table("eval")
+    assert table["frames"].tolist() == list(range(0, 10 * ROWS, 10))
+    assert table["return"].tolist() == [i / 4 for i in range(ROWS)]
+    assert table["length"].dtype == np.int64
+
+
+def test_a_number_that_was_not_given_is_nan(published: Path) -> None:
+    table = reader.open_log(published).table("train")
+    assert table["td_loss"][7] == 7
+    assert np.isnan(table["distill_loss"]).all()
+
+
+def test_text_comes_back_as_text(published: Path) -> None:
+    assert reader.open_log(published).table("events")["text"].tolist() == ["from 0, ünïcode"]
+
+
+def test_every_table_and_column_of_the_schema_is_there_with_its_unit_even_before_the_first_row(tmp_path: Path) -> None:
+    recorder_at(tmp_path / "log.h5").publish()
+    with h5py.File(tmp_path / "log.h5", "r") as file:
+        assert set(file) == set(TABLES)
+        for name in TABLES:
+            assert list(file[name]) == list(columns(name))
+            for column, dataset in file[name].items():
+                assert dataset.shape == (0,), column
+                meta = columns(name)[column]
+                assert (dataset.attrs["units"], dataset.attrs["long_name"]) == (meta.units, meta.long_name)
+
+
+def test_pandas_reads_a_table_as_the_schema_says(published: Path) -> None:
+    with h5py.File(published) as file:
+        frame = pandas.DataFrame({name: column[:] for name, column in file["eval"].items()})
+    assert list(frame.columns) == [*CLOCKS, "return", "length", "episode"]
+    assert frame["return"].mean() == pytest.approx((ROWS - 1) / 8)
+
+
+def test_xarray_reads_a_table_as_the_schema_says_with_frames_as_its_axis(published: Path) -> None:
+    with xarray.open_dataset(published, group="eval", engine="h5netcdf") as data:
+        assert data["return"].dims == ("frames",)
+        assert float(data["return"].sel(frames=40)) == 1.0
+        assert data["return"].attrs["units"] == "reward"
+
+
+def test_a_log_carries_its_configuration(published: Path) -> None:
+    assert reader.open_log(published).config == {"seed": 4}
+
+
+def test_a_rewound_log_holds_each_step_once(published: Path, tmp_path: Path) -> None:
+    again = recorder_at(published)
+    again.rewind({**dict.fromkeys(TABLES, 0), "eval": 300, "train": 300, "events": 1})
+    fill(again, first=300)
+    again.publish()
+    log = reader.open_log(published)
+    assert log.table("eval")["frames"].tolist() == list(range(0, 10 * ROWS, 10))
+    assert log.table("train")["td_loss"].tolist() == list(range(ROWS))
+    assert log.table("events")["text"].tolist() == ["from 0, ünïcode", "from 300, ünïcode"]
+
+
+def test_rewinding_to_nothing_is_a_new_log(published: Path) -> None:
+    again = recorder_at(published)
+    again.rewind(dict.fromkeys(TABLES, 0))
+    assert set(again.rows().values()) == {0}
+    fill(again, last=3)
+    assert again.tables["eval"].column("frames").tolist() == [0, 10, 20]
+
+
+def test_a_log_shorter_than_the_checkpoint_says_is_refused_with_the_table(published: Path) -> None:
+    rows = {**dict.fromkeys(TABLES, 0), "eval": ROWS + 1}
+    with pytest.raises(ValueError, match=f"eval has {ROWS} rows, expected {ROWS + 1}"):
+        recorder_at(published).rewind(rows)
+
+
+def test_a_log_of_another_format_version_is_refused_by_writer_and_reader(published: Path) -> None:
+    with h5py.File(published, "r+") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(ValueError, match="version 99"):
+        recorder_at(published).rewind(dict.fromkeys(TABLES, 0))
+    with pytest.raises(reader.ReadError, match="version 99"):
+        reader.open_log(published)
+
+
+def test_a_file_that_is_no_log_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "agent0000.h5").write_bytes(b"\x89PNG not hdf5")
+    with h5py.File(tmp_path / "agent0001.h5", "w") as file:
+        file.attrs["format"] = "something else"
+    for name in ("agent0000.h5", "agent0001.h5", "agent0002.h5"):
+        with pytest.raises(reader.ReadError, match=name):
+            reader.open_log(tmp_path / name)
+
+
+def test_a_column_that_claims_more_than_its_file_holds_is_refused(published: Path) -> None:
+    with h5py.File(published, "r+") as file:
+        del file["eval"]["return"]
+        file["eval"].create_dataset("return", shape=(10**15,), dtype="f8")
+    with pytest.raises(reader.ReadError, match="eval"):
+        reader.open_log(published).table("eval")
+
+
+def test_every_column_has_a_unit_and_a_meaning_and_the_clocks_come_first() -> None:
+    for name in TABLES:
+        assert list(columns(name))[: len(CLOCKS)] == list(CLOCKS)
+        for column, meta in columns(name).items():
+            assert meta.long_name, (name, column)
+            assert meta.units or meta.dtype == "text", (name, column)
+
+
+def test_every_column_of_seconds_is_marked_as_telling_of_the_machine() -> None:
+    for name in set(TABLES) - WALL_TABLES:
+        seconds = {column for column, meta in columns(name).items() if meta.units.startswith("s")}
+        assert seconds <= WALL_COLUMNS, name
