@@ -71,9 +71,7 @@ def draw_line(ax: Axes, panel: str, table: str, group: load.Group, number: int, 
         f"frame {curves.frames[top]}, at the end {band.value[-1]:.3g}"
     )
     columns = {"frames": curves.frames, "kl": band.value, "low": band.low, "high": band.high}
-    return pd.DataFrame(
-        {"panel": panel, "method": group.method, **columns, "seeds": band.seeds, "curves": band.curves}
-    )
+    return pd.DataFrame({"panel": panel, "method": group.method, **columns, "seeds": band.seeds, "curves": band.curves})
 
 
 def _label(ax: Axes, panel: str, scale: str) -> None:

@@ -51,10 +51,14 @@ def look(colour: int, line: int, points: int) -> dict[str, Any]:
     }
 
 
+def numbers(seeds: int, curves: int) -> str:
+    """How many seeds and curves there are, in words."""
+    return f"n = {seeds} seed{'s' * (seeds > 1)}" + (f", {curves} curves" if curves != seeds else "")
+
+
 def count(band: Band) -> str:
     """How many seeds and curves stand behind a line."""
-    agents = "" if band.curves == band.seeds else f", {band.curves} curves"
-    return f"n = {band.seeds} seed{'s' * (band.seeds > 1)}{agents}{', no band' * (band.seeds == 1)}"
+    return numbers(band.seeds, band.curves) + (", no band" if band.seeds == 1 else "")
 
 
 def draw_band(ax: Axes, frames: np.ndarray, band: Band, label: str, look: dict[str, Any]) -> None:
@@ -100,7 +104,7 @@ def save(figure: Figure, table: pd.DataFrame, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(FONT):
         figure.savefig(output, dpi=160)
-    numbers = output.with_suffix(".csv")
-    table.to_csv(numbers, index=False)
+    csv = output.with_suffix(".csv")
+    table.to_csv(csv, index=False)
     print(f"figure: {output}")
-    print(f"numbers: {numbers}")
+    print(f"numbers: {csv}")

@@ -67,7 +67,8 @@ def draw(asked: argparse.Namespace) -> None:
     seed = shared_seed(groups, asked.state)
     traces = {group.label: [read_trace(log, asked.state, asked.frames) for log in group.logs] for group in groups}
     columns = sorted({frame for members in traces.values() for trace in members for frame in trace.frames})
-    figure, axes = style.new_figure(len(groups), len(columns), 2.7 * len(columns), 2.6 * len(groups) + 0.4, sharey=True)
+    width, height = max(5.4, 2.7 * len(columns)), 2.6 * len(groups) + 0.6
+    figure, axes = style.new_figure(len(groups), len(columns), width, height, sharey=True)
     for number, (group, row) in enumerate(zip(groups, axes, strict=True)):
         shown = choose(group, traces[group.label], seed, asked.agent)
         for ax, frame in zip(row, columns, strict=True):
@@ -80,7 +81,7 @@ def draw(asked: argparse.Namespace) -> None:
     for ax in axes[-1]:
         ax.set_xlabel(f"atom (1: {z[0]:g}, {count}: {z[-1]:g} {TABLES['distributions']['z'].units})")
     figure.suptitle(
-        f"Z(s, a) at probe state {asked.state}; insets: atoms {count - 5} to {count - 1} of {count}. "
+        f"Z(s, a) at probe state {asked.state}; insets: atoms {count - 5} to {count - 1} of {count}\n"
         "TV, Cramér: distance from the distribution to the left",
         fontsize=9,
     )
@@ -161,7 +162,7 @@ def leave_room(axes: np.ndarray) -> None:
 
 def report(group: load.Group, traces: list[Trace]) -> None:
     """On stdout: how far successive distributions are apart, averaged over all runs and agents."""
-    print(f"{group.label}: n = {len(set(group.seeds.tolist()))} seeds, {len(traces)} agents in all")
+    print(f"{group.label}: {style.numbers(len(set(group.seeds.tolist())), len(traces))}")
     changes = [trace.changes() for trace in traces]
     for frame in sorted({frame for change in changes for frame in change}):
         known = [change[frame] for change in changes if frame in change]

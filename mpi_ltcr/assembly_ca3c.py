@@ -19,7 +19,7 @@ from mpi_ltcr.config_ca3c import A3CConfig, CA3CConfig, TaskConfig, TeacherConfi
 from mpi_ltcr.interaction import EnvLoop
 from mpi_ltcr.interfaces import EnvSpec
 from mpi_ltcr.nets.alignment import AlignmentNetwork
-from mpi_ltcr.nets.flat import FlatParameters, flatten
+from mpi_ltcr.nets.flat import flatten
 from mpi_ltcr.nets.universe import MLPTorso, RecurrentActorCritic, UniverseTorso
 from mpi_ltcr.seeds import TEAM, SeedTree
 from mpi_ltcr.steppers import ParameterStore, PushStepper
@@ -102,7 +102,7 @@ def load_teaching(config: CA3CConfig, task: TaskConfig, teacher: TeacherConfig) 
         source: CA3CConfig = config
         weights = None
     else:
-        source, weights = _certificate(Path(teacher.checkpoint), teacher.task)
+        source, weights = certificate(Path(teacher.checkpoint), teacher.task)
     theirs = next(t for t in source.tasks if t.name == teacher.task)
     spec = spec_of(theirs.env)
     if spec.obs_shape != student.obs_shape and source.agent.torso == "universe":
@@ -118,12 +118,12 @@ def load_teaching(config: CA3CConfig, task: TaskConfig, teacher: TeacherConfig) 
     return Teaching(teacher, source.agent, spec, weights)
 
 
-def _certificate(run: Path, task: str) -> tuple[CA3CConfig, np.ndarray]:
+def certificate(run: Path, task: str) -> tuple[CA3CConfig, np.ndarray]:
     """The configuration and a task's weights of another run, read-only and verified."""
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"tasks.teachers.checkpoint: {run} is not a run directory (no config.yaml)")
     source = options.load_file(run / "config.yaml")
-    names = [t.name for t in source.tasks] if isinstance(source, CA3CConfig) else []
+    names = [str(t.name) for t in source.tasks] if isinstance(source, CA3CConfig) else []
     if task not in names:
         raise ConfigError(f"tasks.teachers.task: {run} has no task {task}, only {', '.join(names) or 'none of cA3C'}")
     folder, _ = checkpoint.newest_whole(RunDirectory(run).task_checkpoints(task))

@@ -73,10 +73,10 @@ def train(arguments: list[str]) -> None:
     if not (plan and launch.size() == 1):
         config.check_team(launch.size())
     if plan:
-        from mpi_ltcr.programs.plan import describe
+        from mpi_ltcr.programs import PROGRAMS
 
         if launch.rank() == 0:
-            print(describe(config, launch.size()), end="")
+            print(PROGRAMS[config.program].describe(config, launch.size()), end="")
         return
     check_out(config)
     run_job(_job(config, None))
@@ -89,8 +89,7 @@ def resume(arguments: list[str]) -> None:
     parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
     parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
     asked = parser.parse_args(arguments)
-    if not (asked.run / "config.yaml").is_file():
-        raise ConfigError(f"{asked.run}: not a run directory (no config.yaml); mpi-ltcr train makes one")
+    require_run(asked.run)
     frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
     config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])
     check_env(config)
@@ -111,7 +110,7 @@ def run_job(job: Job) -> None:
 
     code = runtime.COMPLETED
     try:
-        job.run(runtime.start(), PROGRAMS[job.config.program])
+        job.run(runtime.start(), PROGRAMS[job.config.program].prepare)
     except runtime.JobError as error:
         complain(str(error))
         code = error.code
@@ -129,6 +128,12 @@ def check_env(config: Config) -> None:
         raise ConfigError(str(error)) from None
 
 
+def require_run(run: Path) -> None:
+    """Raise ConfigError unless a run lies there."""
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"{run}: not a run directory (no config.yaml); mpi-ltcr train makes one")
+
+
 def check_out(config: Config) -> None:
     """Raise ConfigError if the run directory cannot be made; the binding check is made again when it is."""
     out = Path(config.out or "runs")
@@ -143,12 +148,13 @@ def evaluate(arguments: list[str]) -> None:
     """Play with a trained agent of a run and print its returns."""
     parser = Parser("mpi-ltcr eval", description=evaluate.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--agent", type=int, default=0, help="number of the agent (default 0)")
+    parser.add_argument("--agent", type=int, default=0, help="number of the agent; of the task in cA3C (default 0)")
     parser.add_argument("--episodes", type=int, default=10, help="episodes to play (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default 0)")
     asked = parser.parse_args(arguments)
     if asked.episodes < 1:
         raise ConfigError(f"--episodes: {asked.episodes} plays nothing; take at least 1")
+    require_run(asked.run)
     from mpi_ltcr.comm.runtime import JobError
     from mpi_ltcr.programs.evaluation import evaluate_run
 
@@ -193,8 +199,7 @@ def verify(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     from mpi_ltcr.archive.verification import verify_run
 
-    if not (asked.run / "config.yaml").is_file():
-        raise ConfigError(f"{asked.run}: not a run directory (no config.yaml)")
+    require_run(asked.run)
     problems = 0
     for name, problem in verify_run(asked.run):
         print(f"{'FAULT' if problem else 'ok   '} {name}{': ' + problem if problem else ''}")
@@ -221,3 +226,5 @@ VERBS = {
 }
 
 os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # no dynamic HDF5 filters: a hostile file could name one
+for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")  # one core per rank; torch's own number is runtime.threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -14,12 +15,17 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from mpi_ltcr.config import Config, ConfigError, require
-from mpi_ltcr.yaml_check import check_file
+from mpi_ltcr.config_ca3c import AlignConfig, CA3CConfig
+from mpi_ltcr.yaml_check import MAX_BYTES, check_file
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def load(arguments: list[str]) -> tuple[Config, bool]:
+CONFIGS: dict[str, type] = {"ltcr": Config, "ca3c": CA3CConfig, "align": AlignConfig}
+"""Program -> what can be asked of it."""
+
+
+def load(arguments: list[str]) -> tuple[Any, bool]:
     """The configuration that a command line asks for, and whether only its plan is wanted.
 
     Raises:
@@ -29,10 +35,12 @@ def load(arguments: list[str]) -> tuple[Config, bool]:
         arguments = ["--config", str(preset_path(arguments[0])), *arguments[1:]]
     elif not any(a.split("=")[0] in ("--config", "--help", "-h", "--print_config") for a in arguments):
         raise ConfigError(f"train: name a preset ({', '.join(preset_names())}) or a file with --config FILE")
-    sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default)]
-    for path in _config_files(arguments):
+    files = _config_files(arguments)
+    cls = CONFIGS[_program(files)]
+    sections = [f.name for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.default)]
+    for path in files:
         check_file(path, sections)
-    parser = make_parser()
+    parser = make_parser(cls)
     try:
         asked = parser.parse_args(arguments)
         for name in sections:
@@ -41,9 +49,9 @@ def load(arguments: list[str]) -> tuple[Config, bool]:
         fields = vars(parser.instantiate(asked))
         plan = bool(fields.pop("plan"))
         fields.pop("config")
-        return Config(**fields), plan
+        return cls(**fields), plan
     except ArgumentError as error:
-        raise ConfigError(one_line(error)) from None
+        raise ConfigError(one_line(error, cls)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"config: not a YAML file of fields: {' '.join(str(error).split())}") from None
 
@@ -54,24 +62,36 @@ def _config_files(arguments: list[str]) -> list[Path]:
     return [Path(v) for v in followed + [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]]
 
 
-def make_parser(prog: str = "mpi-ltcr train") -> ArgumentParser:
+def _program(files: list[Path]) -> str:
+    """Which program the last file that says so is for; a file that cannot be read is complained of elsewhere."""
+    found = "ltcr"
+    for path in files:
+        if path.is_file():
+            with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+                named = re.findall(r"^program:[ ]*(\w+)", file.read(MAX_BYTES), re.MULTILINE)
+                found = next((name for name in named if name in CONFIGS), found)
+    return found
+
+
+def make_parser(cls: type = Config, prog: str = "mpi-ltcr train") -> ArgumentParser:
     """The parser of a run: `--config FILE`, one option for each field, `--plan`, `--print_config`."""
     parser = ArgumentParser(
         prog=prog,
         exit_on_error=False,
+        allow_abbrev=False,
         usage=f"{prog} PRESET|--config FILE [--FIELD VALUE ...] [--plan] [--print_config]",
         description="Train a team: `mpirun -n 2 mpi-ltcr train ltcr-cartpole-9-1 --seed 3`. One rank is one agent. "
         "`mpi-ltcr presets` lists the presets.",
     )
     parser.add_argument("--config", action="config", help="A YAML file of fields; later options override it.")
     parser.add_argument("--plan", action="store_true", help="Print roles, devices and sizes, then stop.")
-    parser.add_class_arguments(Config, as_group=True)
+    parser.add_class_arguments(cls, as_group=True)
     return parser
 
 
 def _check_agents(asked: Any) -> None:
     """Type-check each entry of `agents` as what it overrides: `agent`. Converted values replace the written ones."""
-    for index, override in enumerate(asked.agents or []):
+    for index, override in enumerate(asked.get("agents") or []):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(type(Config.agent))
         parser.set_defaults(vars(asked.agent))
@@ -92,15 +112,15 @@ def option_names(cls: type = Config, prefix: str = "") -> list[str]:
     return names
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception, cls: type = Config) -> str:
     """A parser's error in one line: the field first, and the nearest right name for an unknown one."""
     text = " ".join(str(error).split())
     if text.startswith("unrecognized arguments:"):
-        return _unknown(text.split(":", 1)[1].split()[0].lstrip("-").split("=")[0])
+        return _unknown(text.split(":", 1)[1].split()[0].lstrip("-").split("=")[0], cls)
     if text.startswith("Option '"):
-        return _unknown(text.split("'")[1])
+        return _unknown(text.split("'")[1], cls)
     if text.startswith("Group '"):
-        return _unknown(f"{text.split(chr(39))[1]}.{text.split(chr(39))[3]}")
+        return _unknown(f"{text.split(chr(39))[1]}.{text.split(chr(39))[3]}", cls)
     text = text.removeprefix("Parser key ").removeprefix("argument --").replace('"', "")
     for pattern, plain in PLAIN_WORDS:
         text = re.sub(pattern, plain, text)
@@ -117,15 +137,15 @@ PLAIN_WORDS = (
 """What the parser says, and how we say it."""
 
 
-def _unknown(name: str) -> str:
-    names = option_names()
+def _unknown(name: str, cls: type) -> str:
+    names = option_names(cls)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     near = near or [n for n in names if n.split(".")[-1] == name.split(".")[-1]][:1]
     near = near or difflib.get_close_matches(name, [n.split(".")[-1] for n in names], n=1)
     return f"{name or '--'}: unknown option; " + (f"did you mean {near[0]}?" if near else "see mpi-ltcr train --help")
 
 
-def load_file(path: Path) -> Config:
+def load_file(path: Path) -> Any:
     """The configuration in a run directory's config.yaml, checked like any other."""
     return load(["--config", str(path)])[0]
 
@@ -146,7 +166,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Any) -> str:
     """A file that `--config` reads back to an equal configuration."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.optim.adam import adam
 
 from mpi_ltcr.interfaces import NonFiniteError, State
 from mpi_ltcr.nets.flat import FlatParameters
@@ -15,36 +16,44 @@ from mpi_ltcr.nets.flat import FlatParameters
 class FlatAdam:
     """Adam (Kingma & Ba 2015) over one flat vector, its moments as plain arrays in the state.
 
+    Through torch's function and not its class, whose construction imports the compiler: 1.7 s for each rank.
+
     Args:
         values: float32 (P,), changed in place.
     """
 
     def __init__(self, *, values: torch.Tensor, lr: float, eps: float) -> None:
-        self.parameter = torch.nn.Parameter(values)
-        self.adam = torch.optim.Adam([self.parameter], lr=float(lr), eps=float(eps), fused=True)
+        self.values, self.lr, self.eps = values.detach(), float(lr), float(eps)
+        self.steps = torch.zeros((), device=values.device)
+        self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.values), torch.zeros_like(self.values)
 
     def apply(self, gradient: torch.Tensor) -> None:
         """One step along a gradient (P,)."""
-        self.parameter.grad = gradient
-        self.adam.step()
+        adam(
+            [self.values],
+            [gradient],
+            [self.exp_avg],
+            [self.exp_avg_sq],
+            [],
+            [self.steps],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )
 
     def state(self) -> State:
-        saved = self.adam.state.get(self.parameter)
-        if not saved:
-            return {"steps": 0}
-        moments = {name: saved[name].detach().cpu().numpy().copy() for name in ("exp_avg", "exp_avg_sq")}
-        return {"steps": int(saved["step"]), **moments}
+        moments = {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+        return {"steps": int(self.steps), **{name: moment.cpu().numpy().copy() for name, moment in moments.items()}}
 
     def load_state(self, state: State) -> None:
-        self.adam.state.clear()
-        if state["steps"] == 0:
-            return
-        device = self.parameter.device
-        self.adam.state[self.parameter] = {
-            "step": torch.tensor(float(state["steps"]), device=device),
-            "exp_avg": torch.as_tensor(state["exp_avg"]).to(device).clone(),
-            "exp_avg_sq": torch.as_tensor(state["exp_avg_sq"]).to(device).clone(),
-        }
+        self.steps.fill_(state["steps"])
+        self.exp_avg.copy_(torch.as_tensor(state["exp_avg"]))
+        self.exp_avg_sq.copy_(torch.as_tensor(state["exp_avg_sq"]))
 
 
 def clipped_gradient(flat: FlatParameters, loss: torch.Tensor, grad_clip: float, name: str) -> float:
@@ -151,7 +160,7 @@ class ParameterStore:
         self.adams[kind].apply(torch.from_numpy(gradient))
 
     def state(self) -> State:
-        adams = {kind: adam.state() for kind, adam in self.adams.items()}
+        adams = {kind: optimiser.state() for kind, optimiser in self.adams.items()}
         return {"values": self.values.copy(), "network": self.network, "adams": adams}
 
     def load_state(self, state: State) -> None:
@@ -159,5 +168,5 @@ class ParameterStore:
         if state["values"].shape != self.values.shape or set(state["adams"]) != set(self.adams):
             raise ValueError(f"{state['values'].size} parameters were saved, this task has {self.values.size}")
         self.values[:] = state["values"]
-        for kind, adam in self.adams.items():
-            adam.load_state(state["adams"][kind])
+        for kind, optimiser in self.adams.items():
+            optimiser.load_state(state["adams"][kind])

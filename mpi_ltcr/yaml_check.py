@@ -25,18 +25,13 @@ def check_file(path: Path, sections: Collection[str]) -> None:
     where = f"config: {path}"
     require(path.exists(), f"{where}: no such file")
     require(path.is_file(), f"{where}: not a regular file")
+    text = _read(path, where)
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        require(len(raw) <= MAX_BYTES, f"{where}: more than {MAX_BYTES} bytes; a configuration is a short text")
-        text = raw.decode("utf-8")
         _check_events(text, where)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         yaml.safe_load(text)  # refuses tags that would make objects
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 text (byte {error.start})") from None
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         hint = "; YAML is indented with blanks, not tabs" if "\t" in text else ""
         raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}{hint}") from None
@@ -49,6 +44,19 @@ def check_file(path: Path, sections: Collection[str]) -> None:
         )
         if key.value in sections and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{where}: {key.value}: needs a mapping of fields")
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
+    require(len(raw) <= MAX_BYTES, f"{where}: more than {MAX_BYTES} bytes; a configuration is a short text")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 text (byte {error.start})") from None
 
 
 def _check_events(text: str, where: str) -> None:

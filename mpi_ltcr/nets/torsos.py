@@ -11,7 +11,8 @@ from torch import nn
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer with torch's default initialisation, U(+-1/sqrt(inputs)), drawn from `generator`."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    with torch.random.fork_rng(devices=()):  # not skip_init, which imports sympy: a second for each rank
+        layer = nn.Linear(inputs, outputs)
     bound = 1 / math.sqrt(inputs)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

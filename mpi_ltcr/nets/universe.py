@@ -186,8 +186,8 @@ class RecurrentActorCritic(nn.Module):
         return Outputs(self.policy(hidden), self.value(hidden).squeeze(-1), self.distill(hidden))
 
     def _check(self, obs: torch.Tensor, state: RecurrentState, *, leading: int) -> None:
-        # Without it a forgotten axis is taken for another one: nn.LSTM broadcasts nothing, but reshape would.
-        if obs.dim() != leading + len(self.torso.obs_shape) or obs.shape[leading:] != self.torso.obs_shape:
+        # Without it a forgotten axis is taken for another one, by reshape() in `unroll_on` for example.
+        if obs.shape[leading:] != self.torso.obs_shape:
             raise ValueError(f"obs: {tuple(obs.shape)} is not a batch of {self.torso.obs_shape}")
         if state[0].dim() != 2:
             raise ValueError(f"state: h has shape {tuple(state[0].shape)}, not (B, {self.hidden})")

@@ -75,7 +75,7 @@ def _run(crew: Crew, role: CA3CRole, teachings: list[assembly.Teaching], store: 
         ca3c(worker, workshop)
     if serving:
         while serving.step():
-            pass
+            serving.rest()
         serving.finish()
     wait(comm.Ibarrier())
     _end(start, config, serving)

@@ -44,7 +44,7 @@ class Start(NamedTuple):
             "world_size": self.service.size,
             "seed": self.config.seed,
             "name": self.config.name,
-            "env": self.config.environments()[0].id,
+            "env": " ".join(env.id for env in self.config.environments()),
             "config_json": json.dumps(options.to_dict(self.config)),
         }
         return Recorder(path=path, attributes=attributes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
-from mpi_ltcr.comm.roles import ltcr_roles
+from mpi_ltcr.comm.roles import Role, ltcr_roles
 from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.config import Config
 from mpi_ltcr.programs.job import Program, Start, place, together
@@ -19,9 +20,11 @@ from mpi_ltcr.programs.ltcr import ltcr
 from mpi_ltcr.programs.session import Session
 
 
-def prepare_ltcr(config: Config, comm: Any, service: Service) -> Program:
+def prepare_ltcr(
+    config: Config, comm: Any, service: Service, roles: Callable[[int], list[Role]] = ltcr_roles
+) -> Program:
     """Collective. This rank's member of the team; raises JobError if the members cannot understand each other."""
-    role = ltcr_roles(comm.size)[comm.rank]
+    role = roles(comm.size)[comm.rank]
     local, _ = runtime.local_rank(comm)
     device = together(service, lambda: assembly.torch_device(config.runtime.device, local))
     member = assembly.build_member(config, role, Service(comm, role.agent), device)

@@ -6,13 +6,16 @@ import numpy as np
 import torch
 
 from mpi_ltcr import assembly, envs
+from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.collectives import HEADER
-from mpi_ltcr.comm.roles import ltcr_roles
+from mpi_ltcr.comm.parameter_server import REPLY_HEADER, REQUEST_HEADER
+from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
 from mpi_ltcr.config import Config
+from mpi_ltcr.config_ca3c import CA3CConfig, TaskConfig
 
 
-def describe(config: Config, size: int) -> str:
-    """The plan of a run on `size` ranks, as text. Sizes are in bytes, computed from shapes."""
+def describe_ltcr(config: Config, size: int) -> str:
+    """The plan of an LTCR run on `size` ranks, as text. Sizes are in bytes, computed from shapes."""
     if size == 1 and config.transfer.method != "none":
         size = len(config.agents) or 2  # --plan is asked for without mpirun: the paper's team
     env = envs.make(config.env.id, config.env.kwargs)
@@ -46,3 +49,36 @@ def describe(config: Config, size: int) -> str:
     lines.append(f"  checkpoint: at most {saved / 1e6:.1f} MB, every {config.checkpoint.every} frames")
     lines.append(f"  start it: mpirun -n {size} mpi-ltcr train ...")
     return "\n".join(lines) + "\n"
+
+
+def describe_ca3c(config: CA3CConfig, size: int) -> str:
+    """The plan of a cA3C run; it tells the number of ranks that it needs, whatever `size` is."""
+    lines = [f"{config.name}: {config.frames} frames of each task, {config.ranks} ranks"]
+    roles = ca3c_roles([config.workers_of(t) for t in config.tasks], shared=config.server == "shared")
+    stores = []
+    for number, task in enumerate(config.tasks):
+        teachings = [ca3c.load_teaching(config, task, teacher) for teacher in task.teachers]
+        stores.append(ca3c.build_store(config, number, teachings))
+    for role in roles:
+        task = config.tasks[role.task]
+        part = ["serves"] if role.serves else []
+        part += [] if role.worker is None else [f"worker {role.worker}{_lessons(task)}"]
+        lines.append(f"  rank {role.rank}: {task.name} ({task.env.id}), {' and '.join(part)}")
+    saved = 0
+    for task, store in zip(config.tasks, stores, strict=True):
+        saved += 4 * (len(store.values) + 2 * sum(store.sizes.values()))
+        down = REPLY_HEADER.itemsize + store.values.nbytes
+        up = ", ".join(f"{REQUEST_HEADER.itemsize + 4 * n} with {kind}" for kind, n in store.sizes.items())
+        lines.append(f"  {task.name}: {store.network} parameters; {down} bytes to a worker, back: {up}")
+    lines.append(f"  checkpoints: {saved / 1e6:.1f} MB, every {config.checkpoint.every} frames of a task")
+    lines.append(f"  start it: mpirun -n {config.ranks} mpi-ltcr train ...")
+    return "\n".join(lines) + "\n"
+
+
+def _lessons(task: TaskConfig) -> str:
+    """From whom a task's workers learn, and when."""
+    words = ""
+    for t in task.teachers:
+        end = "" if t.t_stop is None else f" until {t.t_stop}"
+        words += f", learns from {t.task} ({t.checkpoint or 'its newest weights'}; T1 {t.t1}, T2 {t.t2}{end})"
+    return words

@@ -57,6 +57,7 @@ class Serving:
         self._earlier_s, self._start = 0.0, time.perf_counter()
         self._published = time.perf_counter()
         self._entries: dict[str, checkpoint.Entry] = {}
+        self.idle = False
         self._label = 0
         self._last_saved = False
         self.problem = ""
@@ -81,9 +82,13 @@ class Serving:
                 self._gather(rank, notice)
         self._commit_if_whole()
         self._publish_if_due()
-        if not served:
-            time.sleep(IDLE_S)
+        self.idle = not served
         return not (self.server.done and self._last_saved)
+
+    def rest(self) -> None:
+        """Give the core back for a moment, if the last step found nothing to do."""
+        if self.idle:
+            time.sleep(IDLE_S)
 
     def finish(self) -> None:
         """After the last step: the last rows go out."""
@@ -170,7 +175,7 @@ class Serving:
         facts = {"world_size": self.world_size, "updates": server.version, "task": self.name}
         try:
             checkpoint.commit(self.checkpoints, self._label, list(self._entries.values()), facts)
-            checkpoint.prune(self.checkpoints, self.keep)
+            checkpoint.prune(self.checkpoints, self.keep, self._label)
         except OSError as error:
             self._give_up(str(error))
             return

@@ -138,27 +138,39 @@ def differences(real: dict, simulated: dict) -> list[str]:
 
 
 CASES = {
-    "two peers on a common subset": (2, []),
+    "two peers on a common subset": (2, {}),
     "two unlike peers, a subset of each teacher, half uploaded, target networks speak": (
         2,
-        ["--transfer.subset", "per_teacher", "--transfer.upload_probability", "0.5", "--transfer.speak_net", "target"]
-        + ["--agents", "[{}, {hidden: [24]}]"],
+        {
+            "transfer.subset": "per_teacher",
+            "transfer.upload_probability": "0.5",
+            "transfer.speak_net": "target",
+            "agents": "[{}, {hidden: [24]}]",
+        },
     ),
-    "two that learn from their average": (2, ["--transfer.target", "mean", "--transfer.revisit", "5"]
-                                          + ["--transfer.digest", "5"]),
+    "two that learn from their average": (
+        2,
+        {"transfer.target": "mean", "transfer.revisit": "5", "transfer.digest": "5"},
+    ),
     "three unlike ones that learn from the average of all": (
         3,
-        ["--transfer.target", "mean", "--transfer.upload_probability", "0.5"]
-        + ["--agents", "[{}, {hidden: [24]}, {torso: linear, lr: 1e-3}]"],
+        {
+            "transfer.target": "mean",
+            "transfer.upload_probability": "0.5",
+            "agents": "[{}, {hidden: [24]}, {torso: linear, lr: 1e-3}]",
+        },
     ),
-    "three peers, a subset of each teacher": (3, ["--transfer.subset", "per_teacher", "--transfer.digest", "3"]
-                                              + ["--transfer.revisit", "7"]),
-}  # fmt: skip
+    "three peers, a subset of each teacher": (
+        3,
+        {"transfer.subset": "per_teacher", "transfer.revisit": "7", "transfer.digest": "3"},
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_under_mpirun_equal_a_simulation_in_one_process_bit_for_bit(case, run_tiny, tmp_path: Path):
-    size, overrides = CASES[case]
+    size, fields = CASES[case]
+    overrides = [part for name, value in fields.items() for part in (f"--{name}", value)]
     out = tmp_path / "run"
     done = run_tiny(size, PRESET, out, *overrides)
     assert done.rc == 0, done.err

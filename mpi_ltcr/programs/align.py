@@ -1,0 +1,174 @@
+"""Offline training of an alignment network (CDRL 4.2): both experts' logits into HDF5, then F between them.
+
+mpi-ltcr train cdrl-fig6a-align --teacher.checkpoint runs/pong --expert.checkpoint runs/bowling --out runs/F
+mpirun -n 9 mpi-ltcr train cdrl-fig6a --tasks ...   (its teacher names runs/F)
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mpi_ltcr import assembly_ca3c as assembly
+from mpi_ltcr import envs
+from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.atomic import write_hdf5
+from mpi_ltcr.archive.tree import write_tree
+from mpi_ltcr.comm import runtime
+from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.config_ca3c import AlignConfig, CertificateConfig
+from mpi_ltcr.formulas import distillation
+from mpi_ltcr.interaction import EnvLoop
+from mpi_ltcr.interfaces import EnvSpec, Transition
+from mpi_ltcr.nets.alignment import AlignmentNetwork
+from mpi_ltcr.nets.flat import flatten
+from mpi_ltcr.nets.universe import RecurrentActorCritic
+from mpi_ltcr.programs.job import Program, Start, together
+from mpi_ltcr.seeds import TEAM, SeedTree
+from mpi_ltcr.steppers import LocalAdam
+
+HELD_OUT = 0.1
+"""Share of the pairs on which early stopping looks."""
+
+
+class Expert(NamedTuple):
+    """A trained network and the environment in which it was trained."""
+
+    net: RecurrentActorCritic
+    env: Any
+    spec: EnvSpec
+
+
+class Pairs(NamedTuple):
+    """Logits of both experts on the same states: (N, A_teacher) and (N, A_student) float32."""
+
+    teacher: np.ndarray
+    student: np.ndarray
+
+
+def prepare_align(config: AlignConfig, comm: Any, service: Service) -> Program:
+    """Load both experts; raises JobError if one is not there or they cannot see the same states."""
+    experts = together(service, lambda: [load_expert(config.teacher), load_expert(config.expert)])
+    return functools.partial(_run, config, *experts)
+
+
+def load_expert(certificate: CertificateConfig) -> Expert:
+    """The network of a trained task. Raises ConfigError or CheckpointError."""
+    source, weights = assembly.certificate(Path(certificate.checkpoint), certificate.task)
+    env = next(task.env for task in source.tasks if task.name == certificate.task)
+    spec = assembly.spec_of(env)
+    net = assembly.build_network(source.agent, spec, torch.Generator())
+    flatten(net).values.copy_(torch.from_numpy(weights))
+    return Expert(net, env, spec)
+
+
+def _run(config: AlignConfig, teacher: Expert, expert: Expert, start: Start) -> None:
+    run, seeds = start.run, SeedTree(config.seed)
+    start.greet(f"collects {config.frames} pairs of logits")
+    pairs = collect(teacher, expert, config.frames, seeds)
+    write_hdf5(run.root / "logits.h5", lambda file: write_tree(file, pairs._asdict()))
+    network = build(config, teacher, expert, seeds)
+    best, losses = train(config, network, pairs, seeds.generator(TEAM, "replay"))
+    checkpoint.begin(run.checkpoints, config.frames)
+    draft = checkpoint.draft_folder(run.checkpoints, config.frames)
+    state = {"values": best, "losses": np.array(losses)}
+    entry = checkpoint.write_file(draft, "alignment.h5", state)
+    checkpoint.commit(run.checkpoints, config.frames, [entry], {"world_size": 1})
+    run.write_status(state="completed", frames=config.frames, exit_code=runtime.COMPLETED)
+    run.unlock()
+    print(f"mpi-ltcr: held-out loss {losses[0]:.4f} -> {min(losses):.4f} nats after {len(losses) - 1} epochs")
+
+
+class _Listener:
+    """Plays the student task as its expert; both networks see every state, each with its own recurrent state."""
+
+    def __init__(self, teacher: Expert, expert: Expert, rng: np.random.Generator) -> None:
+        self.nets = (teacher.net, expert.net)
+        self.scale, self.shape = expert.spec.obs_scale, expert.net.torso.obs_shape
+        self.rng = rng
+        self.heard: list[list[np.ndarray]] = [[], []]
+        self.begin()
+
+    def begin(self) -> None:
+        self.states = [net.initial_state() for net in self.nets]
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray) -> int:
+        """Sample from the expert's policy, and note down what both say."""
+        scaled = (torch.from_numpy(obs).float() * torch.as_tensor(self.scale, dtype=torch.float32)).view(1, *self.shape)
+        for i, net in enumerate(self.nets):
+            out, self.states[i] = net.step(scaled, self.states[i])
+            self.heard[i].append(out.policy[0].numpy())
+        logits = self.heard[1][-1].astype(np.float64)
+        masses = np.exp(logits - logits.max())
+        return int(self.rng.choice(len(masses), p=masses / masses.sum()))
+
+    def observe(self, transition: Transition) -> None:
+        """Nothing is learned from the rewards."""
+
+
+def collect(teacher: Expert, expert: Expert, count: int, seeds: SeedTree) -> Pairs:
+    """`count` states along the expert's play of the student's task, as both networks see them."""
+    env = envs.make(expert.env.id, expert.env.kwargs)
+    listener = _Listener(teacher, expert, seeds.generator(0, "explore"))
+    loop = EnvLoop(env=env, seed_of=functools.partial(seeds.integer, 0, "env"), discount=1.0)
+    for step in loop.steps(listener):
+        if step.ended:
+            listener.begin()
+        if len(listener.heard[0]) == count:
+            break
+    return Pairs(*(np.stack(logits) for logits in listener.heard))
+
+
+def build(config: AlignConfig, teacher: Expert, expert: Expert, seeds: SeedTree) -> AlignmentNetwork:
+    """F_omega in its first state."""
+    return AlignmentNetwork(
+        num_teacher_actions=teacher.spec.num_actions,
+        num_student_actions=expert.spec.num_actions,
+        activation=config.activation,
+        generator=torch.Generator().manual_seed(seeds.integer(TEAM, "weights")),
+    )
+
+
+def train(
+    config: AlignConfig, network: AlignmentNetwork, pairs: Pairs, rng: np.random.Generator
+) -> tuple[np.ndarray, list[float]]:
+    """Minimise the alignment loss; the parameters with the best held-out loss, and that loss after each epoch."""
+    order = rng.permutation(len(pairs.teacher))
+    held = max(1, int(HELD_OUT * len(order)))
+    teacher, student = (torch.from_numpy(logits[order]) for logits in pairs)
+    loss_of = functools.partial(
+        distillation.alignment_loss, temperature=float(config.temperature), direction=config.direction
+    )
+    flat = flatten(network)
+    adam = LocalAdam(flat=flat, lr=config.lr, eps=1e-8, grad_clip=0, name="align")
+    best, losses, since = flat.values.numpy().copy(), [], 0
+
+    def held_out_loss() -> float:
+        with torch.no_grad():
+            return float(loss_of(network(teacher[:held]), student[:held]))
+
+    losses.append(held_out_loss())
+    for _ in range(config.epochs):
+        for batch in np.array_split(held + rng.permutation(len(order) - held), math.ceil(len(order) / config.batch)):
+            adam.step(loss_of(network(teacher[batch]), student[batch]))
+        losses.append(held_out_loss())
+        since = 0 if losses[-1] == min(losses) else since + 1
+        if since == 0:
+            best = flat.values.numpy().copy()
+        if since >= config.patience:
+            break
+    return best, losses
+
+
+def describe_align(config: AlignConfig, size: int) -> str:
+    """The plan of an offline alignment."""
+    return (
+        f"{config.name}: one process; {config.frames} pairs of logits of {config.teacher.checkpoint or '?'} and "
+        f"{config.expert.checkpoint or '?'}, then at most {config.epochs} epochs\n"
+    )

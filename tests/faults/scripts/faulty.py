@@ -1,0 +1,118 @@
+"""A user's module that goes wrong: CartPole as `--env.id faulty:CartPole-v0`, and a fault in one rank's training.
+
+    FAULT=kind:place:rank:call    e.g. raise:digest:1:3 = an exception at rank 1's third Digest; rank * = every rank
+    FAULT_FOLDER                  `struck-R` is written there at the moment of the fault, `received-R` as lessons come in
+
+Gymnasium imports it on every rank, however the job was launched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.comm import launch
+from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.interaction import EnvLoop
+from mpi_ltcr.programs import session
+from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
+
+gymnasium.register("CartPole-v0", "mpi_ltcr.envs.cartpole:CartPole15", max_episode_steps=200)
+
+PLACES = {
+    "start": (EnvLoop, "__init__"),
+    "explore": (C51Agent, "observe"),
+    "communicate": (PublicMemoryTransfer, "exchange"),
+    "digest": (C51Agent, "mimic"),
+    "revisit": (C51Agent, "revisit"),
+    "evaluate": (session, "evaluate"),
+    "archive": (checkpoint, "write_file"),
+}
+KIND, PLACE, RANK, CALL = os.environ["FAULT"].split(":")
+FOLDER = Path(os.environ["FAULT_FOLDER"])
+
+
+def fail() -> None:
+    raise RuntimeError("the injected fault")
+
+
+class Fragile:
+    def __del__(self) -> None:
+        fail()
+
+
+def in_thread() -> None:
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+
+
+def loss_becomes_nan(agent: C51Agent, *_: Any) -> None:
+    agent.replay.ring.data["reward"][:] = math.nan
+
+
+def weights_become_nan(agent: C51Agent, *_: Any) -> None:
+    agent.flat.values.detach()[:] = math.nan
+
+
+KINDS = {
+    "raise": lambda *_: fail(),
+    "thread": lambda *_: in_thread(),
+    "destructor": lambda *_: Fragile(),
+    "exit0": lambda *_: sys.exit(0),
+    "exit3": lambda *_: sys.exit(3),
+    "_exit0": lambda *_: os._exit(0),
+    "kill": lambda *_: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda *_: ctypes.string_at(0),
+    "nan-loss": loss_becomes_nan,
+    "nan-weights": weights_become_nan,
+    "none": lambda *_: None,
+}
+
+
+def arm() -> None:
+    """Wrap the place: its `CALL`-th call strikes, those before it and after it are as they were."""
+    owner, name = PLACES[PLACE]
+    original = getattr(owner, name)
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == int(CALL):
+            (FOLDER / f"struck-{launch.rank()}").write_text(repr(time.time()))
+            KINDS[KIND](*args)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def watch_lessons() -> None:
+    """Write down how many numbers came in by Allgather, and how many of them were not finite."""
+    original = Service.allgather
+
+    def wrapped(self: Service, payload: np.ndarray) -> np.ndarray:
+        box = original(self, payload)
+        if box.dtype.kind == "f":
+            with open(FOLDER / f"received-{launch.rank()}", "a") as file:
+                file.write(f"{box.size} {int((~np.isfinite(box)).sum())}\n")
+        return box
+
+    Service.allgather = wrapped
+
+
+watch_lessons()
+if RANK in (str(launch.rank()), "*"):
+    arm()

@@ -1,0 +1,392 @@
+"""What cannot be run is refused in one line that names the field, with exit code 2, before anything is made."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mpi_ltcr import cli
+
+ALONE, TEAM = "ltcr-cartpole-alone", "ltcr-cartpole-9-1"
+LEVELS = "abcdefghi"
+BOMB = "\n".join(
+    ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    + [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip(LEVELS, LEVELS[1:], strict=False)]
+)
+FILES: dict[str, bytes] = {
+    "empty.yaml": b"",
+    "comment.yaml": b"# frames: 100\n",
+    "binary.yaml": bytes(range(256)) * 20,
+    "latin1.yaml": "name: caf\xe9\n".encode("latin1"),
+    "tabs.yaml": b"agent:\n\tlr: 0.001\n",
+    "long.yaml": b"# a comment\n" * 900_000,
+    "bomb.yaml": BOMB.encode(),
+    "deep.yaml": b"frames: " + b"[" * 5000,
+    "list.yaml": b"- frames\n- 100\n",
+    "text.yaml": b"hello\n",
+    "open.yaml": b"agent: {lr: 0.1\n",
+    "object.yaml": b"name: !!python/object/apply:os.mkdir [made_by_yaml]\n",
+    "twice.yaml": b"agent:\n  lr: 0.1\n  lr: 0.2\n",
+    "typo.yaml": b"agent:\n  learning_rate: 0.1\n",
+    "section.yaml": b"agnet:\n  lr: 0.1\n",
+    "null.yaml": b"transfer: null\n",
+    "included.yaml": b"agent: other.yaml\n",
+    "other.yaml": b"lr: 0.1\n",
+    "number.yaml": b"agent:\n  lr: fast\n",
+    "nan.yaml": b"agent:\n  vmax: .nan\n",
+    "boolean.yaml": b"frames: yes\n",
+    "date.yaml": b"frames: 2020-02-31\n",
+    "config.yaml": b"config: list.yaml\n",
+    "plan.yaml": b"plan: true\n",
+    "key.yaml": b"? [1, 2]\n: 3\n",
+}
+
+
+class Case(NamedTuple):
+    """A command line, what its refusal must say, and on how many ranks it is given."""
+
+    argv: list[str]
+    says: list[str]
+    ranks: int = 1
+
+
+def alone(*options: str, says: list[str], ranks: int = 1) -> Case:
+    return Case(["train", ALONE, *options], says, ranks)
+
+
+def team(*options: str, says: list[str], ranks: int = 2) -> Case:
+    return Case(["train", TEAM, *options], says, ranks)
+
+
+def file(name: str, *says: str) -> Case:
+    return Case(["train", "--config", name], [name, *says])
+
+
+CASES = {
+    # names
+    "an unknown verb": Case(["trian", TEAM], ["trian", "train"]),
+    "an unknown preset": Case(["train", "ltcr-cartpole-9-2"], ["ltcr-cartpole-9-2", "did you mean ltcr-cartpole-9-1"]),
+    "a preset that is like none": Case(["train", "?!"], ["?!", "ltcr-cartpole-alone"]),
+    "no preset": Case(["train"], ["preset", "ltcr-cartpole-9-1"]),
+    "options without a preset": Case(["train", "--frames", "100"], ["preset", "--config"]),
+    "a typo in an option": alone("--frmes", "100", says=["frmes", "did you mean frames?"]),
+    "a typo below a section": alone("--agent.lrr", "1", says=["agent.lrr", "did you mean agent.lr?"]),
+    "an option without its section": alone("--lr", "1", says=["lr", "did you mean agent.lr?"]),
+    "a typo with =": alone("--agent.atmos=51", says=["agent.atmos", "agent.atoms"]),
+    "an option like none": alone("--wibble", "1", says=["wibble", "--help"]),
+    "an abbreviated option": alone("--fram", "100", says=["fram", "frames"]),
+    "a word too many": alone("fast", says=["fast"]),
+    "an option without its value": alone("--frames", says=["frames", "expected one argument"]),
+    # values
+    "text for a number": alone("--agent.lr", "fast", says=["agent.lr", "fast"]),
+    "text for an integer": alone("--frames", "many", says=["frames", "many"]),
+    "a fraction for an integer": alone("--frames", "100.5", says=["frames", "100.5"]),
+    "nothing for an integer": alone("--frames", "", says=["frames"]),
+    "a boolean for an integer": alone("--frames", "true", says=["frames", "true"]),
+    "NaN": alone("--agent.lr", "nan", says=["agent.lr", "nan"]),
+    "infinity": alone("--agent.lr", "inf", says=["agent.lr", "inf"]),
+    "an infinite reward scale": alone("--agent.reward_scale", "inf", says=["agent.reward_scale", "inf"]),
+    "an infinite support": alone("--agent.vmax", ".inf", says=["agent.vmax", "inf"]),
+    "a NaN in the support": alone("--agent.vmin", ".nan", says=["agent.vmin", "nan"]),
+    "a negative learning rate": alone("--agent.lr", "-0.1", says=["agent.lr", "-0.1"]),
+    "a learning rate of zero": alone("--agent.lr", "0", says=["agent.lr"]),
+    "no frames": alone("--frames", "0", says=["frames"]),
+    "negative frames": alone("--frames", "-100", says=["frames", "-100"]),
+    "a negative seed": alone("--seed", "-1", says=["seed", "-1"]),
+    "a seed of forty digits": alone("--seed", "9" * 40, says=["seed", "out of range"]),
+    "a discount above one": alone("--agent.discount", "1.5", says=["agent.discount", "1.5"]),
+    "a list for a number": alone("--agent.batch", "[1, 2]", says=["agent.batch"]),
+    "a number for a list": alone("--agent.hidden", "16", says=["agent.hidden", "16"]),
+    "a layer without units": alone("--agent.hidden", "[16, 0]", says=["agent.hidden", "0"]),
+    "a list that is not closed": alone("--agent.hidden", "[16", says=["agent.hidden", "[16"]),
+    "an unknown torso": alone("--agent.torso", "resnet", says=["agent.torso", "resnet", "'mlp', 'linear'"]),
+    "an unknown method": team("--transfer.method", "telepathy", says=["transfer.method", "'public_memory', 'none'"]),
+    "an unknown device": alone("--runtime.device", "tpu", says=["runtime.device", "'auto', 'cpu', 'cuda'"]),
+    "no threads": alone("--runtime.threads", "0", says=["runtime.threads"]),
+    "nothing to keep": alone("--checkpoint.keep", "0", says=["checkpoint.keep"]),
+    "a number for a section": alone("--agent", "5", says=["agent", "5"]),
+    "null for a section": alone("--agent", "null", says=["agent"]),
+    "a missing file for a section": alone("--agent", "missing.yaml", says=["agent", "missing.yaml"]),
+    "a value for a flag": alone("--plan=maybe", says=["plan", "maybe"]),
+    # values that do not go together
+    "a support upside down": alone("--agent.vmin", "5", "--agent.vmax", "-5", says=["agent.vmin: 5", "agent.vmax: -5"]),
+    "a support of one point": alone("--agent.vmin", "100", says=["agent.vmin", "agent.vmax"]),
+    "one atom": alone("--agent.atoms", "1", says=["agent.atoms", "1", "at least 2"]),
+    "a batch over the buffer": alone("--agent.batch", "60000", says=["agent.batch", "60000", "50000"]),
+    "a warm-up over the buffer": alone("--agent.warmup", "60000", says=["agent.warmup", "60000"]),
+    "an MLP without layers": alone("--agent.hidden", "[]", says=["agent.hidden", "linear"]),
+    "a ratio of 0:0": team("--transfer.revisit", "0", "--transfer.digest", "0", says=["transfer.revisit", "0:0"]),
+    "an indivisible cycle": team("--transfer.cycle", "7", says=["transfer.cycle", "7", "multiple of 10"]),
+    "averaged targets on unlike samples": team(
+        "--transfer.subset", "per_teacher", "--transfer.target", "mean", says=["transfer.target", "common"]
+    ),
+    "no digestion of what is exchanged": team("--transfer.digest", "0", says=["transfer.digest", "none"]),
+    "digestion without exchange": alone("--transfer.digest", "1", says=["transfer.digest", "0"]),
+    "no uploads": team("--transfer.upload_probability", "0", says=["transfer.upload_probability"]),
+    "a sample over M0": team("--transfer.demonstrations", "60000", says=["transfer.demonstrations", "50000"]),
+    "frames that are no rounds": alone("--frames", "105", says=["frames", "105", "10 frames", "100"]),
+    "evaluations within rounds": alone("--eval.every", "15", says=["eval.every", "15", "20"]),
+    "checkpoints within rounds": alone("--checkpoint.every", "15", says=["checkpoint.every", "15"]),
+    "distributions within rounds": alone("--log.distributions_at", "[15]", says=["log.distributions_at", "15"]),
+    # the team
+    "exchange without teammates": team(says=["transfer.method", "1 rank", "mpirun -n 2"], ranks=1),
+    "agents of wrong count": team("--agents", "[{}, {}, {}]", says=["agents", "3", "2", "mpirun -n 3"]),
+    "agents that are no list": team("--agents", "5", says=["agents", "5"]),
+    "an agent that is no mapping": team("--agents", "[{}, 5]", says=["agents", "5"]),
+    "a typo in an agent": team("--agents", "[{}, {hiden: [8]}]", says=["agents[1].hiden", "hidden"]),
+    "a wrong type in an agent": team("--agents", "[{lr: slow}, {}]", says=["agents[0].lr", "slow"]),
+    "an infinity in an agent": team("--agents", "[{}, {lr: .inf}]", says=["agents[1]", "lr", "inf"]),
+    "an agent with another support": team("--agents", "[{}, {atoms: 21}]", says=["agents", "agent.atoms", "51, 21"]),
+    "an agent with another discount": team("--agents", "[{}, {discount: 0.5}]", says=["agents", "agent.discount"]),
+    # the environment
+    "an unknown environment": alone("--env.id", "CartPole-v7", says=["env.id", "CartPole-v7", "CartPole-v1"]),
+    "an environment of ours without its prefix": alone(
+        "--env.id", "CartPole15-v0", says=["env.id", "did you mean", "mpi_ltcr/CartPole15-v0"]
+    ),
+    "an environment like none": alone("--env.id", "zzz", says=["env.id", "zzz"]),
+    "an environment without a name": alone("--env.id", "", says=["env.id"]),
+    "an environment of a missing module": alone("--env.id", "no_such_module:X-v0", says=["env.id", "no_such_module"]),
+    "continuous actions": alone("--env.id", "Pendulum-v1", says=["env.id", "Pendulum-v1", "Box actions", "Discrete"]),
+    "observations that are no Box": alone("--env.id", "Blackjack-v1", says=["env.id", "Tuple observations", "Box"]),
+    "observations that are numbers": alone("--env.id", "CliffWalking-v1", says=["env.id", "Discrete observations"]),
+    "observations that are a Dict": alone("--env.id", "tests/Dict-v0", says=["env.id", "Dict observations"]),
+    "wrong arguments of the environment": alone("--env.kwargs", "{gravity: 3}", says=["env.kwargs", "gravity"]),
+    "wrong values of its arguments": alone("--env.kwargs.angle_limit_deg", "120", says=["env.kwargs", "120"]),
+    "text for an angle": alone("--env.kwargs.angle_limit_deg", "wide", says=["env.kwargs", "wide"]),
+    "arguments that are no mapping": alone("--env.kwargs", "5", says=["env.kwargs", "5"]),
+    "arguments without names": alone("--env.kwargs", "{1: 2}", says=["env.kwargs"]),
+    # files
+    "a missing file": file("missing.yaml", "config", "no such file"),
+    "a missing file with =": Case(["train", "--config=missing.yaml"], ["config", "missing.yaml"]),
+    "no file at all": Case(["train", "--config"], ["config", "expected one argument"]),
+    "a nameless file": Case(["train", "--config", ""], ["config"]),
+    "a directory": file("folder", "config", "not a regular file"),
+    "a pipe": file("pipe", "config", "not a regular file"),
+    "a device": file("/dev/zero", "config", "not a regular file"),
+    "a file that cannot be read": file("/proc/self/mem", "config"),
+    "an empty file": file("empty.yaml", "config"),
+    "a file of comments": file("comment.yaml", "config"),
+    "a binary file": file("binary.yaml", "config", "UTF-8"),
+    "a file in another encoding": file("latin1.yaml", "config", "UTF-8"),
+    "tabs": file("tabs.yaml", "config", "tabs"),
+    "a file of 10 MB": file("long.yaml", "config", "bytes"),
+    "a billion laughs": file("bomb.yaml", "config", "aliases"),
+    "a well of brackets": file("deep.yaml", "config", "nested"),
+    "a list instead of fields": file("list.yaml", "config"),
+    "a word instead of fields": file("text.yaml", "config"),
+    "a bracket that is not closed": file("open.yaml", "config", "line"),
+    "an object": file("object.yaml", "config", "python/object"),
+    "a field given twice": file("twice.yaml", "agent.lr", "twice"),
+    "a date": file("date.yaml", "config"),
+    "a key that is a list": file("key.yaml", "config"),
+    "a section that is null": file("null.yaml", "transfer"),
+    "a section that is another file": file("included.yaml", "agent"),
+    "a command line's option in a file": file("config.yaml", "config: unknown option"),
+    "another one": file("plan.yaml", "plan: unknown option"),
+    "a typo in a file": Case(["train", "--config", "typo.yaml"], ["agent.learning_rate", "unknown option"]),
+    "a typo in a section's name": Case(["train", "--config", "section.yaml"], ["agnet.lr", "agent.lr"]),
+    "text for a number in a file": Case(["train", "--config", "number.yaml"], ["agent.lr", "fast"]),
+    "a NaN in a file": Case(["train", "--config", "nan.yaml"], ["agent.vmax", "nan"]),
+    "a boolean for an integer in a file": Case(["train", "--config", "boolean.yaml"], ["frames", "True"]),
+    # the run directory
+    "an existing run directory": alone("--out", "old", says=["out", "old exists already", "resume"]),
+    "a file in place of the run directory": alone("--out", "list.yaml", says=["out", "exists already"]),
+    "a run directory below a file": alone("--out", "list.yaml/run", says=["out", "list.yaml"]),
+    "a run directory with a blank": alone("--out", "my run", says=["out", "my run"]),
+    "a run directory without a name": alone("--out", "", says=["out"]),
+    "the parent as a run directory": alone("--out", "..", says=["out", ".."]),
+    "a name that leaves the folder": alone("--name", "../../x", says=["name", "../../x"]),
+    "an empty name": alone("--name", "", says=["name"]),
+    # other verbs
+    "resume of nothing": Case(["resume"], ["run"]),
+    "resume of what is missing": Case(["resume", "missing"], ["missing", "config.yaml"]),
+    "resume of a directory that is no run": Case(["resume", "old"], ["old", "config.yaml"]),
+    "resume of a file": Case(["resume", "list.yaml"], ["list.yaml"]),
+    "resume to text": Case(["resume", "run", "--frames", "many"], ["frames", "many"]),
+    "resume to nothing": Case(["resume", "run", "--frames", "0"], ["frames", "0"]),
+    "resume with a typo": Case(["resume", "run", "--force-unlok"], ["--force-unlok"]),
+    "resume with a damaged configuration": Case(["resume", "damaged"], ["damaged/config.yaml", "UTF-8"]),
+    "eval of what is missing": Case(["eval", "missing"], ["missing", "config.yaml"]),
+    "eval of no episode": Case(["eval", "run", "--episodes", "0"], ["--episodes", "0"]),
+    "eval of a text of episodes": Case(["eval", "run", "--episodes", "x"], ["--episodes", "x"]),
+    "status of what is missing": Case(["status", "missing"], ["missing", "status.json"]),
+    "status of strange contents": Case(["status", "damaged"], ["damaged", "status.json"]),
+    "status of two runs": Case(["status", "run", "run"], ["run"]),
+    "verify of what is missing": Case(["verify", "missing"], ["missing", "config.yaml"]),
+    "presets with a word too many": Case(["presets", "all"], ["all"]),
+}
+
+
+def _dict_environment(**kwargs: Any) -> Any:
+    import gymnasium
+    import numpy as np
+
+    class DictEnv(gymnasium.Env):
+        observation_space = gymnasium.spaces.Dict({"x": gymnasium.spaces.Box(0, 1, (2,), np.float32)})
+        action_space = gymnasium.spaces.Discrete(2)
+
+    return DictEnv()
+
+
+def lay_out(folder: Path) -> None:
+    """Files, a directory that is in use, a run, and one whose files are damaged."""
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    os.mkfifo(folder / "pipe")
+    for name in ("folder", "old", "run", "damaged"):
+        (folder / name).mkdir()
+    (folder / "old" / "results.txt").write_text("mine")
+    (folder / "run" / "config.yaml").write_text("frames: 100\ntransfer: {method: none, revisit: 1, digest: 0}\n")
+    (folder / "damaged" / "config.yaml").write_bytes(b"\xff\xfe")
+    (folder / "damaged" / "status.json").write_text('{"frames": 3}')
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the command lines are given; none of them may change it."""
+    made = tmp_path_factory.mktemp("cli")
+    lay_out(made)
+    return made
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In that folder, without a launcher, and with a job that must not start."""
+    import gymnasium
+
+    def started(job: Any) -> None:
+        raise AssertionError(f"a job was started: {job}")
+
+    if "tests/Dict-v0" not in gymnasium.registry:
+        gymnasium.register("tests/Dict-v0", entry_point=_dict_environment)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(cli, "run_job", started)
+    for name in [name for name in os.environ if name.startswith(("PMI", "OMPI_", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_it_is_refused_in_one_line_that_names_the_field(
+    case: Case, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PMI_SIZE", str(case.ranks))
+    before, start = tree(here), time.process_time()
+    with pytest.raises(SystemExit) as end:
+        cli.main(case.argv)
+    seconds = time.process_time() - start
+    out, err = capfd.readouterr()
+    assert end.value.code == 2
+    assert err.startswith("mpi-ltcr: error: ")
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert [words for words in case.says if words not in err] == [], err
+    assert out == ""
+    assert tree(here) == before
+    assert seconds < 2
+
+
+def test_there_are_at_least_thirty_bad_command_lines() -> None:
+    assert len(CASES) >= 30
+
+
+def test_only_the_first_rank_complains_but_all_of_them_end(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "1")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", TEAM, "--agent.atoms", "1"])
+    assert end.value.code == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_same_harness_lets_a_good_command_line_through(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the refusals above would prove nothing."""
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(AssertionError, match="a job was started"):
+        cli.main(["train", TEAM, "--agent.lr", "1e-3", "--agent.vmin", "-5", "--out", "new/run", "--seed", "3"])
+    assert not (here / "new").exists()
+
+
+# Real processes
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["train", ALONE, "--frmes", "100"], "did you mean frames?"),
+        (["train", ALONE, "--agent.atoms", "1"], "agent.atoms"),
+        (["train", ALONE, "--env.id", "Pendulum-v1"], "env.id"),
+        (["train", "--config", "bomb.yaml"], "aliases"),
+        (["train", "--config", "long.yaml"], "bytes"),
+        (["train", ALONE, "--out", "old"], "exists already"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_real_process_refuses_within_two_seconds_of_cpu(folder: Path, argv: list[str], says: str) -> None:
+    before, used = tree(folder), cpu_seconds()
+    done = subprocess.run(
+        [sys.executable, "-m", "mpi_ltcr", *argv], cwd=folder, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert cpu_seconds() - used < 2
+    assert tree(folder) == before
+
+
+@pytest.mark.mpi
+def test_under_mpirun_the_line_is_printed_once(mpirun: Any, tmp_path: Path) -> None:
+    done = mpirun(2, ["mpi-ltcr", "train", TEAM, "--transfer.cycle", "7", "--out", str(tmp_path / "run")], timeout=20)
+    assert done.rc == 2
+    assert done.err.count("transfer.cycle: 7") == 1
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["presets"],
+        ["train", "--help"],
+        ["train", ALONE, "--frmes", "1"],
+        ["train", ALONE, "--env.id", "Pendulum-v1"],
+        ["train", ALONE, "--print_config"],
+        ["status", "missing"],
+    ],
+    ids=" ".join,
+)
+def test_neither_help_nor_a_refusal_waits_for_torch(argv: list[str], tmp_path: Path) -> None:
+    script = """
+import sys
+from mpi_ltcr import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as end:
+    assert end.code in (None, 0, 2), end.code
+heavy = sorted({"torch", "mpi4py.MPI"} & set(sys.modules))
+sys.exit(f"imported {heavy}" if heavy else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 0, done.stderr
