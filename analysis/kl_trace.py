@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     return load.execute(draw, parser.parse_args(argv))
 
 
+@style.applied()
 def draw(asked: argparse.Namespace) -> None:
     """The figure and its CSV."""
     groups = load.grouped(load.open_logs(asked.runs, mixed=asked.mixed))
@@ -75,7 +76,7 @@ def draw_line(ax: Axes, panel: str, table: str, group: load.Group, number: int, 
 
 
 def _label(ax: Axes, panel: str, scale: str) -> None:
-    ax.set_title(TITLES[panel], fontsize=9)
+    ax.set_title(TITLES[panel])
     style.count_frames(ax)
     ax.set_yscale(scale)
     if scale == "linear":

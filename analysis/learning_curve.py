@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     return load.execute(draw, parser.parse_args(argv))
 
 
+@style.applied()
 def draw(asked: argparse.Namespace) -> None:
     """The figure and its CSV."""
     groups = load.grouped(load.open_logs(asked.runs, mixed=asked.mixed), asked.by)

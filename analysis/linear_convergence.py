@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     return load.execute(draw, parser.parse_args(argv))
 
 
+@style.applied()
 def draw(asked: argparse.Namespace) -> None:
     """The figure and its CSV."""
     figure, axes = style.new_figure(1, 2, 9.6, 4.4)

@@ -22,15 +22,25 @@ GREY = "0.35"
 MARKS = 8
 """Markers on one curve."""
 
-FONT = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "legend.title_fontsize": 8, "figure.titlesize": 9}
+FONT: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "figure.titlesize": 9,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+}
+
+
+def applied() -> Any:
+    """The context in which figures are drawn and saved; also a decorator: `@style.applied()`."""
+    return matplotlib.rc_context(FONT)
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
     """A figure of width x height inches and its (rows, columns) axes. `options` go to `Figure.subplots`."""
-    with matplotlib.rc_context(FONT):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, **options)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(color="0.9", linewidth=0.6)
@@ -87,23 +97,21 @@ def legend(figure: Figure) -> None:
         handles, labels = ax.get_legend_handles_labels()
         entries.update(dict(zip(labels, handles, strict=True)))
     bands = any(ax.collections for ax in figure.axes)
-    with matplotlib.rc_context(FONT):
-        figure.legend(
-            entries.values(),
-            entries,
-            loc="outside upper left",
-            title="bands: 95 % bootstrap over seeds" if bands else None,
-            alignment="left",
-            frameon=False,
-            handlelength=3.2,
-        )
+    figure.legend(
+        entries.values(),
+        entries,
+        loc="outside upper left",
+        title="bands: 95 % bootstrap over seeds" if bands else None,
+        alignment="left",
+        frameon=False,
+        handlelength=3.2,
+    )
 
 
 def save(figure: Figure, table: pd.DataFrame, output: Path) -> None:
     """Write the figure to `output` and its numbers to the .csv beside it, and name both on stdout."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(FONT):
-        figure.savefig(output, dpi=160)
+    figure.savefig(output, dpi=160)
     csv = output.with_suffix(".csv")
     table.to_csv(csv, index=False)
     print(f"figure: {output}")

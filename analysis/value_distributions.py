@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     return load.execute(draw, parser.parse_args(argv))
 
 
+@style.applied()
 def draw(asked: argparse.Namespace) -> None:
     """The figure and its CSV."""
     groups = load.grouped(load.open_logs(asked.runs, mixed=asked.mixed))
@@ -83,7 +84,6 @@ def draw(asked: argparse.Namespace) -> None:
     figure.suptitle(
         f"Z(s, a) at probe state {asked.state}; insets: atoms {count - 5} to {count - 1} of {count}\n"
         "TV, Cramér: distance from the distribution to the left",
-        fontsize=9,
     )
     style.save(figure, table_of(traces, asked.state), asked.output)
 
@@ -152,7 +152,7 @@ def draw_panel(ax: Axes, trace: Trace, frame: int, colour: str) -> None:
 def leave_room(axes: np.ndarray) -> None:
     """Lift the common y limit so that bars end below the insets, and give all insets one scale."""
     top = max((bar.get_height() for ax in axes.flat for bar in ax.patches), default=1.0)
-    axes[0, 0].set_ylim(0, 2 * top)
+    axes[0, 0].set_ylim(0, 2.15 * top)
     axes[0, 0].set_yticks([tick for tick in axes[0, 0].get_yticks() if tick <= top])
     insets = [inset for ax in axes.flat for inset in ax.child_axes]
     highest = max((bar.get_height() for inset in insets for bar in inset.patches), default=1.0)

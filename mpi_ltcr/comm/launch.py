@@ -26,3 +26,8 @@ def rank() -> int:
 def size() -> int:
     """How many processes the launcher says it started; 1 where there is no launcher."""
     return _first((*SIZE_VARIABLES, "SLURM_STEP_NUM_TASKS") if _in_srun_step() else SIZE_VARIABLES, 1)
+
+
+def by_open_mpi() -> bool:
+    """Whether Open MPI's launcher started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ

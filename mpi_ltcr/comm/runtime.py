@@ -16,7 +16,9 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -44,7 +46,7 @@ class Guard:
     """
 
     def __init__(self) -> None:
-        self.on_failure: Callable[[str, int], bool] = lambda text, code: True
+        self.on_failure: Callable[[str, int], bool] = _rank0_first
         self.phase = "start"
         self.finished = False
         self._lock = threading.Lock()
@@ -60,6 +62,9 @@ class Guard:
         atexit.register(self._early_exit)
 
     def _uncaught(self, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.finished:  # the work is done and written down: whatever a library drops now is only told
+            traceback.print_exception(kind, error, trace)
+            return
         text = "".join(traceback.format_exception(kind, error, trace))
         known = isinstance(error, (NonFiniteError, OSError))
         code = IO if isinstance(error, OSError) else INTERNAL
@@ -89,6 +94,12 @@ class Guard:
         os._exit(code)
 
 
+def _rank0_first(text: str, code: int) -> bool:
+    """Until there is a run directory: if all ranks fail alike, rank 0 speaks and the launcher ends the others."""
+    time.sleep(0 if launch.rank() == 0 else 2)
+    return True
+
+
 def _advice(error: BaseException | None) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "\nOut of memory: lower agent.batch or agent.replay_capacity, or start fewer ranks on this node"
@@ -106,13 +117,17 @@ def start() -> MPI.Intracomm:
             and write the same run directory).
     """
     guard.install()
-    MPI.Init_thread(MPI.THREAD_MULTIPLE)
-    asked, found = launch.size(), MPI.COMM_WORLD.size
-    if asked > 1 and found == 1:
-        library = MPI.Get_library_version().split("\n")[0].strip("\x00 ")
+    asked = launch.size()
+    foreign = launch.by_open_mpi() and "MPICH" in library()  # MPICH would end the process by itself, without advice
+    if not foreign:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's, of a suspicious environment: we say more
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    if asked > 1 and (foreign or MPI.COMM_WORLD.size == 1):
+        own = Path(sys.prefix) / "bin" / "mpirun"
         raise JobError(
-            f"the launcher started {asked} processes, but each sees itself alone: mpi4py is bound to {library}. "
-            f"Use that library's own mpirun ({sys.prefix}/bin/mpirun), or srun --mpi=pmi2 for MPICH",
+            f"the launcher started {asked} processes, but each sees itself alone: mpi4py is bound to {library()}. "
+            f"Use that library's own mpirun{f' ({own})' if own.exists() else ''}, or srun --mpi=pmi2 for MPICH",
             ENVIRONMENT,
         )
     return MPI.COMM_WORLD
@@ -150,5 +165,5 @@ def local_rank(comm: MPI.Intracomm) -> tuple[int, int]:
 
 
 def library() -> str:
-    """The MPI library in use, e.g. "MPICH Version: 5.0.2"."""
-    return " ".join(MPI.Get_library_version().split("\n")[0].strip("\x00 ").split())
+    """The MPI library in use, e.g. "MPICH Version: 5.0.2" or "Open MPI v5.0.11". May be asked before MPI starts."""
+    return " ".join(MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\x00 ").split())

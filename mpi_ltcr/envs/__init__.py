@@ -69,6 +69,8 @@ def make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
         raise EnvError(f"env.id: {env_id}: {_first_line(error)}{hint}") from None
     except (TypeError, ValueError) as error:
         raise EnvError(f"env.kwargs: {env_id} does not take {dict(kwargs)}: {_first_line(error)}") from None
+    except Exception as error:  # whatever an environment's own code may raise: one line, not a traceback of each rank
+        raise EnvError(f"env.id: {env_id} cannot be made: {type(error).__name__}: {_first_line(error)}") from error
     spec_of(env_id, env)
     return env
 

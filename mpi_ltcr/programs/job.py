@@ -81,11 +81,20 @@ class Job(NamedTuple):
         signals = StopSignals()
         torch.set_num_threads(self.config.runtime.threads)
         service = Service(comm, comm.rank)
+        self._agree(service)
         program = prepare(self.config, comm, service)
         run = self._open_directory(service)
         attempt = int(run.read_status().get("attempt", 0)) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
         program(Start(self.config, comm, service, run, signals, attempt, self.resumed is not None))
+
+    def _agree(self, service: Service) -> None:
+        """Collective. Before anything else: ranks that run different commands would never meet again."""
+        commands = service.texts(f"{'resume' if self.resumed else 'train'} {self.config.program}")
+        other = next((rank for rank, command in enumerate(commands) if command != commands[0]), 0)
+        if other:
+            told = f"rank 0 was started with {commands[0]}, rank {other} with {commands[other]}"
+            raise JobError(f"program: {told}; start all with the same", runtime.BAD_INPUT)
 
     def _open_directory(self, service: Service) -> RunDirectory:
         """Collective. Rank 0 makes or takes over the directory; all learn its path."""

@@ -31,7 +31,8 @@ SCALARS = st.one_of(
     st.floats(),
     st.text(st.characters(codec="utf-8", exclude_characters="\0")),
 )
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=8).filter(lambda n: n != ".")
+NAME_CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0/")
+NAMES = st.text(NAME_CHARACTERS, min_size=1, max_size=8).filter(lambda name: name != ".")
 TREES = st.recursive(
     st.dictionaries(NAMES, SCALARS | ARRAYS, max_size=4),
     lambda below: st.dictionaries(NAMES, below | SCALARS | ARRAYS, max_size=4),

