@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 import gymnasium
@@ -13,9 +14,10 @@ from torch import nn
 
 from mpi_ltcr import __version__, envs
 from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.agents.c51_fused import FusedC51Agent
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role
-from mpi_ltcr.config import C51Config, Config
+from mpi_ltcr.config import C51Config, Config, ConfigError
 from mpi_ltcr.formulas import categorical
 from mpi_ltcr.interaction import EnvLoop, random_features
 from mpi_ltcr.interfaces import EnvSpec, Features
@@ -130,7 +132,7 @@ def build_c51(
     stepper = functools.partial(
         LocalAdam, flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
     )
-    return C51Agent(
+    return _c51_class(settings, spec, device)(
         spec=spec,
         net=net,
         target_net=target_net,
@@ -149,6 +151,18 @@ def build_c51(
         epsilon_frames=settings.epsilon_frames,
         eval_epsilon=eval_epsilon,
         speak_net=speak_net,
+    )
+
+
+def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Callable[..., C51Agent]:
+    """The agent that computes as `backend` says; raises ConfigError where it cannot."""
+    if settings.backend == "eager":
+        return C51Agent
+    if device.type != "cpu":
+        raise ConfigError("agent.backend: fused computes on the CPU; set runtime.device: cpu, or agent.backend: eager")
+    widths = settings.hidden if settings.torso == "mlp" else ()
+    return functools.partial(
+        FusedC51Agent, sizes=[int(np.prod(spec.obs_shape)), *widths, spec.num_actions * settings.atoms]
     )
 
 

@@ -15,9 +15,9 @@ from mpi_ltcr.agents.a3c import A3CAgent
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.config import ConfigError
-from mpi_ltcr.config_ca3c import A3CConfig, CA3CConfig, TaskConfig, TeacherConfig
+from mpi_ltcr.config_ca3c import A3CConfig, AlignConfig, CA3CConfig, TaskConfig, TeacherConfig
 from mpi_ltcr.interaction import EnvLoop
-from mpi_ltcr.interfaces import EnvSpec
+from mpi_ltcr.interfaces import EnvSpec, State
 from mpi_ltcr.nets.alignment import AlignmentNetwork
 from mpi_ltcr.nets.flat import flatten
 from mpi_ltcr.nets.universe import MLPTorso, RecurrentActorCritic, UniverseTorso
@@ -25,7 +25,7 @@ from mpi_ltcr.seeds import TEAM, SeedTree
 from mpi_ltcr.steppers import ParameterStore, PushStepper
 from mpi_ltcr.transfer.alignment import Alignment, AlignmentTransfer, Teacher
 
-SERVER_FILE = "server.h5"
+SERVER_FILE, ALIGNMENT_FILE = "server.h5", "alignment.h5"
 Stage = Callable[[str, np.ndarray], None]
 
 
@@ -94,41 +94,74 @@ def load_teaching(config: CA3CConfig, task: TaskConfig, teacher: TeacherConfig) 
     """Check and load a teacher of `task`.
 
     Raises:
-        ConfigError: it does not fit: other observations, other actions without an alignment network, not ours.
-        CheckpointError: its checkpoint is damaged.
+        ConfigError: it does not fit: other observations, other actions without an alignment network, not ours, damaged.
     """
     student = spec_of(task.env)
     if teacher.checkpoint is None:
         source: CA3CConfig = config
         weights = None
     else:
-        source, weights = certificate(Path(teacher.checkpoint), teacher.task)
+        source, weights = certificate(Path(teacher.checkpoint), teacher.task, "tasks.teachers.")
     theirs = next(t for t in source.tasks if t.name == teacher.task)
     spec = spec_of(theirs.env)
-    if spec.obs_shape != student.obs_shape and source.agent.torso == "universe":
-        raise ConfigError(
-            f"tasks.teachers: {teacher.task} sees {spec.obs_shape}, {task.name} {student.obs_shape}; a teacher must "
-            "be able to see the student's states"
-        )
+    check_sight(spec, student, f"tasks.teachers.task: {teacher.task}", task.name)
     if teacher.align == "identity" and spec.num_actions != student.num_actions:
         raise ConfigError(
             f"tasks.teachers.align: identity is impossible from {spec.num_actions} actions ({teacher.task}) to "
             f"{student.num_actions} ({task.name}); set align: network"
         )
-    return Teaching(teacher, source.agent, spec, weights)
+    teaching = Teaching(teacher, source.agent, spec, weights)
+    if weights is not None and len(weights) != teaching.parameters:
+        raise ConfigError(
+            f"tasks.teachers.checkpoint: {teacher.checkpoint} holds {len(weights)} parameters of {teacher.task}, its "
+            f"network has {teaching.parameters}"
+        )
+    if teacher.alignment is not None:
+        build_alignment(teaching, student, torch.Generator(), None, 0)  # fits, or is refused
+    return teaching
 
 
-def certificate(run: Path, task: str) -> tuple[CA3CConfig, np.ndarray]:
-    """The configuration and a task's weights of another run, read-only and verified."""
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"tasks.teachers.checkpoint: {run} is not a run directory (no config.yaml)")
-    source = options.load_file(run / "config.yaml")
+def check_sight(teacher: EnvSpec, student: EnvSpec, who: str, whose: str) -> None:
+    """Raise ConfigError unless the network of one task can see the states of another one."""
+    if teacher.obs_shape != student.obs_shape:
+        raise ConfigError(
+            f"{who} sees {teacher.obs_shape}, {whose} {student.obs_shape}; a teacher must be able to see the "
+            "student's states"
+        )
+
+
+def certificate(run: Path, task: str, field: str) -> tuple[CA3CConfig, np.ndarray]:
+    """The configuration and a task's newest weights of another run, read-only and verified.
+
+    Args:
+        field: where it was asked for, e.g. "tasks.teachers.".
+
+    Raises:
+        ConfigError: not a run of cA3C, without this task, or its newest checkpoint is damaged.
+    """
+    source = _config_of(run, f"{field}checkpoint")
     names = [str(t.name) for t in source.tasks] if isinstance(source, CA3CConfig) else []
     if task not in names:
-        raise ConfigError(f"tasks.teachers.task: {run} has no task {task}, only {', '.join(names) or 'none of cA3C'}")
-    folder, _ = checkpoint.newest_whole(RunDirectory(run).task_checkpoints(task))
-    state = checkpoint.load_file(folder / SERVER_FILE)
-    return source, state["store"]["values"][: state["network"]]
+        raise ConfigError(f"{field}task: {run} has no task {task}, only {', '.join(names) or 'none of cA3C'}")
+    store = _newest(RunDirectory(run).task_checkpoints(task), SERVER_FILE, f"{field}checkpoint")["store"]
+    return source, store["values"][: store["network"]]
+
+
+def _config_of(run: Path, field: str) -> Any:
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"{field}: {run} is not a run directory (no config.yaml)")
+    return options.load_file(run / "config.yaml")
+
+
+def _newest(checkpoints: Path, name: str, field: str) -> State:
+    """A file of the newest checkpoint. An older one would teach something else than was asked for: it is not taken."""
+    try:
+        folder, refused = checkpoint.newest_whole(checkpoints)
+        if refused:
+            raise ConfigError(f"{field}: {checkpoints}: {refused[0]}; to take {folder.name}, remove the damaged one")
+        return checkpoint.load_file(folder / name)
+    except checkpoint.CheckpointError as error:
+        raise ConfigError(f"{field}: {error}") from None
 
 
 def build_alignment(
@@ -159,9 +192,11 @@ def build_alignment(
 
 
 def load_alignment(run: Path, size: int) -> np.ndarray:
-    """omega of an offline-trained F (`program: align`). Raises ConfigError if it is of another shape."""
-    folder, _ = checkpoint.newest_whole(run / "checkpoints")
-    values: np.ndarray = checkpoint.load_file(folder / "alignment.h5")["values"]
+    """omega of an offline-trained F (`program: align`). Raises ConfigError if there is none, or of another shape."""
+    field = "tasks.teachers.alignment"
+    if not isinstance(_config_of(run, field), AlignConfig):
+        raise ConfigError(f"{field}: {run} is no run of program: align; mpi-ltcr train cdrl-offline-align makes one")
+    values: np.ndarray = _newest(RunDirectory(run).checkpoints, ALIGNMENT_FILE, field)["values"]
     if values.shape != (size,):
         raise ConfigError(f"tasks.teachers.alignment: {run} holds {values.size} parameters, this pair needs {size}")
     return values

@@ -65,6 +65,8 @@ class EnvConfig:
 class C51Config:
     """Categorical DQN (LTCR section 2)."""
 
+    backend: Literal["eager", "fused"] = "eager"
+    """`eager`: torch's autograd, any network and device; `fused`: by hand in numpy, an MLP on the CPU, faster."""
     torso: Literal["mlp", "linear"] = "mlp"
     """Layers between observation and atoms. `linear`: none, LTCR Eq. 5."""
     hidden: tuple[PositiveInt, ...] = (128, 128)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mpi_ltcr.config import CheckpointConfig, EnvConfig, LogConfig, RuntimeConfig, require
+from mpi_ltcr.config import CheckpointConfig, EnvConfig, LogConfig, RuntimeConfig, check_names, check_numbers, require
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class A3CConfig:
     """Weight of the entropy bonus (CDRL 3.2, code)."""
     reward_scale: PositiveFloat = 1.0
     """The learner sees reward * reward_scale; the paper's rewards are raw."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "agent.")
+        require(
+            self.torso != "mlp" or len(self.hidden) > 0,
+            "agent.hidden: an mlp has at least one layer, e.g. agent.hidden: [64]",
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,10 @@ class TaskConfig:
     teachers: list[TeacherConfig] = field(default_factory=list)
     """None, one or several; each has its own alignment network."""
 
+    def __post_init__(self) -> None:
+        sound = re.fullmatch(r"[A-Za-z0-9._-]{1,90}", self.name) and self.name not in (".", "..")
+        require(bool(sound), f"tasks.name: {self.name!r} is no name; use up to 90 letters, digits, '.', '_', '-'")
+
 
 @dataclass(frozen=True)
 class CertificateConfig:
@@ -147,6 +159,8 @@ class AlignConfig:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_names(self.name, self.out)
         require(self.frames >= 2 * self.batch, f"frames: {self.frames} is less than two of batch: {self.batch}")
 
     def environments(self) -> list[EnvConfig]:
@@ -187,6 +201,11 @@ class CA3CConfig:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
+        check_numbers(self)
+        check_names(self.name, self.out)
+        require(
+            self.runtime.device != "cuda", "runtime.device: cA3C learns on the CPU; set it to cpu or auto"
+        )
         require(len(self.tasks) > 0, "tasks: name at least one; see mpi_ltcr/presets/a3c-pong.yaml")
         names = [task.name for task in self.tasks]
         require(len(set(names)) == len(names), f"tasks.name: {names} are not all different")

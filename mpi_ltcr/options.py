@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
+import typing
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -102,19 +103,23 @@ def _check_agents(asked: Any) -> None:
         asked.agents[index] = {name: checked[name] for name in override}
 
 
-def option_names(cls: type = Config, prefix: str = "") -> list[str]:
-    """Every dotted option name below a configuration class."""
+def option_names(cls: type = Config, prefix: str = "", *, entries: bool = False) -> list[str]:
+    """Every dotted option name below a configuration class; `entries`: also the fields of what its lists hold."""
     names = []
-    for f in dataclasses.fields(cls):
-        names.append(prefix + f.name)
-        if dataclasses.is_dataclass(f.default):
-            names += option_names(type(f.default), f"{prefix}{f.name}.")
+    for name, kind in typing.get_type_hints(cls).items():
+        names.append(prefix + name)
+        for below in (kind, *(typing.get_args(kind) if entries else ())):
+            if isinstance(below, type) and dataclasses.is_dataclass(below):
+                names += option_names(below, f"{prefix}{name}.", entries=entries)
     return names
 
 
 def one_line(error: Exception, cls: type = Config) -> str:
     """A parser's error in one line: the field first, and the nearest right name for an unknown one."""
     text = " ".join(str(error).split())
+    text = re.sub(r": Problem with given class_path '[\w.]*': (Parser key )?", ".", text)  # an entry of a list
+    if nested := re.fullmatch(r"Parser key (.*)\.Option '(.*)' is not accepted", text):
+        return _unknown(".".join(nested.groups()).replace('"', ""), cls)
     if text.startswith("unrecognized arguments:"):
         return _unknown(text.split(":", 1)[1].split()[0].lstrip("-").split("=")[0], cls)
     if text.startswith("Option '"):
@@ -132,13 +137,14 @@ PLAIN_WORDS = (
     (r"Expected a <class '(\w+)'>\. Got value: (.*)", r"\2 is no \1"),
     (r"Not of type (\w+): (\S+) does not conform to restriction", r"\2 is no \1,"),
     (r"Not of type (\w+): .*: '(.*)'", r"'\2' is no \1"),
+    (r"Not a valid subclass of \w+\. Got value: (.*) Subclass types expect .*", r"\1 is no mapping of fields"),
     (r"Unable to load config '(.*?)'.*", r"\1 is neither a mapping of fields nor a file of them"),
 )
 """What the parser says, and how we say it."""
 
 
 def _unknown(name: str, cls: type) -> str:
-    names = option_names(cls)
+    names = option_names(cls, entries=True)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     near = near or [n for n in names if n.split(".")[-1] == name.split(".")[-1]][:1]
     near = near or difflib.get_close_matches(name, [n.split(".")[-1] for n in names], n=1)

@@ -67,10 +67,15 @@ def clipped_gradient(flat: FlatParameters, loss: torch.Tensor, grad_clip: float,
     """
     flat.grads.zero_()
     loss.backward()
+    return clipped(flat, loss.detach(), grad_clip, name)
+
+
+def clipped(flat: FlatParameters, loss: torch.Tensor | float, grad_clip: float, name: str) -> float:
+    """As `clipped_gradient`, of a gradient that stands in `flat.grads` already."""
     norm = float(torch.linalg.vector_norm(flat.grads))
     if not math.isfinite(norm):
         raise NonFiniteError(
-            f"{name}: the loss is {float(loss.detach())} and its gradient norm {norm}; "
+            f"{name}: the loss is {float(loss)} and its gradient norm {norm}; "
             "weights were not changed. Check the environment's rewards, or lower agent.lr"
         )
     if grad_clip and norm > grad_clip:
@@ -99,6 +104,12 @@ class LocalAdam:
             NonFiniteError: the loss or a gradient is NaN or infinite; the weights are left as they were.
         """
         norm = clipped_gradient(self.flat, loss, self.grad_clip, self.name)
+        self.adam.apply(self.flat.grads)
+        return norm
+
+    def follow(self, loss: float) -> float:
+        """As `step`, along the gradient that stands in `flat.grads` already."""
+        norm = clipped(self.flat, loss, self.grad_clip, self.name)
         self.adam.apply(self.flat.grads)
         return norm
 

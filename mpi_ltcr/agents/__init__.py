@@ -1,5 +1,6 @@
-"""Learners that know nothing of MPI or of each other."""
+"""Learners that know nothing of MPI or of each other: `agent.backend` -> class."""
 
 from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.agents.c51_fused import FusedC51Agent
 
-AGENTS = {"c51": C51Agent}
+AGENTS = {"eager": C51Agent, "fused": FusedC51Agent}

@@ -93,7 +93,11 @@ class C51Agent:
         """
         if self.frames < max(self.warmup, self.batch):
             return {}
-        batch = self.replay.sample(self.batch)
+        metrics = self._follow_td(self.replay.sample(self.batch))
+        self.revisits += 1
+        return metrics
+
+    def _follow_td(self, batch: Transition) -> Metrics:
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         with torch.no_grad():
             next_logits = self.target_net(self._obs(batch.next_obs))
@@ -101,7 +105,6 @@ class C51Agent:
         logits = categorical.at_action(self.net(self._obs(batch.obs)), self._tensor(batch.action))
         loss = categorical.cross_entropy(target, logits).mean()
         norm = self.revisit_stepper.step(loss)
-        self.revisits += 1
         positions = categorical.bellman_positions(reward, discount, self.support)
         return {
             "td_loss": float(loss.detach()),
@@ -119,9 +122,8 @@ class C51Agent:
         Raises:
             NonFiniteError: a mass is not finite; nothing non-finite is ever sent.
         """
-        net = self.net if self.speak_net == "online" else self.target_net
-        logits = categorical.at_action(net(self._obs(features.obs)), self._tensor(features.action))
-        probs: np.ndarray = logits.softmax(-1).cpu().numpy()
+        masses = self._masses(features.obs, target=self.speak_net == "target")
+        probs: np.ndarray = masses[np.arange(len(features.action)), features.action]
         if not np.isfinite(probs).all():
             raise NonFiniteError("answer: this agent's distributions are not finite; nothing was sent")
         return probs
@@ -132,16 +134,23 @@ class C51Agent:
         Raises:
             NonFiniteError: the loss is not finite.
         """
+        metrics = self._follow_kl(lesson)
+        self.digests += 1
+        return metrics
+
+    def _follow_kl(self, lesson: Lesson) -> Metrics:
         logits = categorical.at_action(self.net(self._obs(lesson.features.obs)), self._tensor(lesson.features.action))
         loss = distillation.peer_loss(self._tensor(lesson.target), logits)
         norm = self.digest_stepper.step(loss)
-        self.digests += 1
         return {"distill_loss": float(loss.detach()), "digest_grad_norm": norm}
 
-    @torch.no_grad()
     def distributions(self, obs: np.ndarray) -> np.ndarray:
         """Z(s, .) of the online network: (N, *obs) -> (N, A, K) float32, for Fig. 5."""
-        masses: np.ndarray = self.net(self._obs(obs)).softmax(-1).cpu().numpy()
+        return self._masses(obs, target=False)
+
+    @torch.no_grad()
+    def _masses(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
+        masses: np.ndarray = (self.target_net if target else self.net)(self._obs(obs)).softmax(-1).cpu().numpy()
         return masses
 
     # Checkpoints
@@ -184,8 +193,11 @@ class C51Agent:
     def _epsilon_greedy(self, obs: np.ndarray, epsilon: float, rng: np.random.Generator) -> int:
         if rng.random() < epsilon:
             return int(rng.integers(self.spec.num_actions))
-        with torch.no_grad():
-            return int(categorical.greedy(self.net(self._obs(obs[None])), self.support))
+        return self._greedy(obs)
+
+    @torch.no_grad()
+    def _greedy(self, obs: np.ndarray) -> int:
+        return int(categorical.greedy(self.net(self._obs(obs[None])), self.support))
 
     def _copy_target(self) -> None:
         with torch.no_grad():

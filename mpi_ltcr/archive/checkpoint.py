@@ -80,7 +80,8 @@ def commit(checkpoints: Path, frames: int, entries: list[Entry], facts: dict[str
     """Write the manifest of a gathered draft and put the checkpoint in its place, whole.
 
     Args:
-        facts: more for the manifest: `world_size`, and what else may be of interest.
+        facts: more for the manifest: `world_size`, `ranks` unless each of them has a file in it, and what else may be
+            of interest.
     """
     draft, folder = draft_folder(checkpoints, frames), step_folder(checkpoints, frames)
     files = {entry.name: {"sha256": entry.sha256, "bytes": entry.bytes} for entry in entries}
@@ -167,15 +168,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _sound(manifest: dict[str, Any], frames: int) -> bool:
-    """Whether a manifest is of this frame, and names one file for each rank and nothing outside its folder."""
+    """Whether a manifest is of this frame, and names one file for each of its ranks and nothing outside its folder."""
     files = manifest["files"]
     named = all(re.fullmatch(r"[a-z]+\d*\.h5", name) and {"sha256", "bytes"} <= set(e) for name, e in files.items())
     size = manifest["world_size"]
+    ranks = manifest["ranks"] if "ranks" in manifest else range(size)
     return (
         manifest["frames"] == frames
         and named
-        and 0 < size <= len(files)
-        and all(rank_file(rank) in files for rank in range(size))
+        and size > 0
+        and len(files) > 0
+        and len(ranks) <= len(files)
+        and all(rank_file(rank) in files for rank in ranks)
     )
 
 

@@ -12,9 +12,11 @@ from mpi_ltcr.archive.schema import TABLES, columns
 def verify_run(run: Path) -> Iterator[tuple[str, str]]:
     """(name, problem) of the parts of a run; the problem of a sound part is empty."""
     yield "config.yaml", "" if (run / "config.yaml").is_file() else "missing; not a run directory"
-    for folder in checkpoint.folders(run / "checkpoints"):
-        yield f"checkpoints/{folder.name}", _problem_of_checkpoint(folder)
-    for path in sorted((run / "logs").glob("agent*.h5")):
+    everybody = run / "checkpoints"
+    for checkpoints in (everybody, *sorted(path for path in everybody.glob("*") if path.is_dir())):  # of each task
+        for folder in checkpoint.folders(checkpoints):
+            yield str(folder.relative_to(run)), _problem_of_checkpoint(folder)
+    for path in sorted((run / "logs").glob("*.h5")):
         yield f"logs/{path.name}", _problem_of_log(path)
 
 

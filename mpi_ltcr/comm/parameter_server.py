@@ -1,8 +1,9 @@
 """The dialogue between a task's parameter server and its workers: both halves on one page.
 
 A worker sends what it has (flat gradients, with a fixed header, by Isend) and gets the newest weights back; that is one
-`exchange`, once a rollout. The server answers in the order of arrival, applies each gradient exactly once, and counts
-the task's steps T. Workers of other tasks may fetch weights without sending anything (collaborative teachers).
+`exchange`, once a rollout. The server answers whoever has asked since its last look, applies each gradient exactly
+once, and counts the task's steps T. Workers of other tasks may fetch weights without sending anything (collaborative
+teachers).
 
 While nothing arrives the server sleeps between looks: there may be more ranks than cores.
 """
@@ -34,7 +35,7 @@ REQUEST_HEADER = np.dtype(
         ("version", "<u8"),  # of the weights that the gradients were computed with
         ("episode_return", "<f8"),  # of the episode that ended since, NaN if none did
         ("steps", "<u4"),  # agent steps since the last exchange
-        ("crc", "<u4"),
+        ("crc", "<u4"),  # of all the rest of the message
     ]
 )
 REPLY_HEADER = np.dtype(
@@ -48,6 +49,27 @@ REPLY_HEADER = np.dtype(
         ("crc", "<u4"),
     ]
 )
+
+
+def _checksum(head: np.ndarray, body: np.ndarray) -> int:
+    """Of a message without its checksum, which is the last field of the header."""
+    return zlib.crc32(body.data, zlib.crc32(head[:-4].data))
+
+
+def _fill_header(message: np.ndarray, dtype: np.dtype, *fields: float) -> None:
+    """Write a header with its checksum before a body that is in place already."""
+    head, body = message[: dtype.itemsize], message[dtype.itemsize :]
+    head.view(dtype)[0] = (MAGIC, *fields, 0)
+    head.view(dtype)["crc"] = _checksum(head, body)
+
+
+def _checked_header(message: np.ndarray, dtype: np.dtype, what: str) -> np.void:
+    """The header of a message that is whole. Raises WireError."""
+    head, body = message[: dtype.itemsize], message[dtype.itemsize :]
+    fields: np.void | None = head.view(dtype)[0] if len(head) == dtype.itemsize else None
+    if fields is None or int(fields["magic"]) != MAGIC or int(fields["crc"]) != _checksum(head, body):
+        raise WireError(f"{what} was damaged on its way, or is of another version")
+    return fields
 
 
 class LostRankError(RuntimeError):
@@ -96,7 +118,8 @@ class ParameterServer:
         sizes: numbers in a gradient of each kind; the order is that of the kinds in a message.
         limit: T at which the workers are told to stop.
         save_every: T between checkpoints.
-        patience_s: seconds of silence from anyone after which the job ends.
+        patience_s: seconds of silence from a worker after which the job ends. Guests may be silent as long as they
+            like: they fetch between T1 and t_stop only, and their own server watches over them.
 
     Attributes:
         on_push: told of every served push.
@@ -122,15 +145,15 @@ class ParameterServer:
         self.on_save: Callable[[int, bool], object] = lambda label, last: None
         self.frames = self.version = 0
         self.clients = [*workers, *guests]
-        self.applied = dict.fromkeys(self.clients, 0)
+        self.received = dict.fromkeys(self.clients, 0)
         self.stop_asked = False
         self.closing = False
         self._next_save = save_every
-        self.label = 0
-        """T that names the checkpoint being gathered; 0: none is."""
+        self.label: int | None = None
+        """T at which the checkpoint being gathered was begun, and that names its draft; None: none is."""
         self._to_save: set[int] = set()
         self._active = set(self.clients)
-        self._heard = dict.fromkeys(self.clients, time.monotonic())
+        self._heard = dict.fromkeys(workers, time.monotonic())
         longest = REQUEST_HEADER.itemsize + 4 * sum(sizes.values())
         self._inbox = [np.empty(longest, np.uint8) for _ in self.clients]
         self._outbox = [np.empty(REPLY_HEADER.itemsize + store.values.nbytes, np.uint8) for _ in self.clients]
@@ -153,11 +176,11 @@ class ParameterServer:
         return self.stop_asked or self.frames >= self.limit
 
     def poll(self) -> int:
-        """Serve everyone who is waiting, in the order of arrival; how many those were.
+        """Serve everyone who is waiting; how many those were.
 
         Raises:
             WireError: a request that is damaged, repeated or missing one before it.
-            LostRankError: a client has been silent for too long.
+            LostRankError: a worker has been silent for too long.
         """
         status = [MPI.Status() for _ in self.clients]
         ready = MPI.Request.Testsome(self._receives, status) or []
@@ -169,17 +192,16 @@ class ParameterServer:
 
     def _check_silence(self) -> None:
         now = time.monotonic()
-        for rank in self._active:
-            if now - self._heard[rank] > self.patience_s:
+        for rank, heard in self._heard.items():
+            if rank in self._active and now - heard > self.patience_s:
                 raise LostRankError(
                     f"rank {rank} has not been heard of for {self.patience_s:.0f} s (runtime.patience_s)"
                 )
 
     def _serve(self, index: int, size: int, queue: int) -> None:
         rank, box = self.clients[index], self._inbox[index][:size]
-        head, body = box[: REQUEST_HEADER.itemsize].view(REQUEST_HEADER)[0], box[REQUEST_HEADER.itemsize :]
-        self._check(rank, head, body)
-        self._heard[rank] = time.monotonic()
+        head = _checked_header(box, REQUEST_HEADER, f"request of rank {rank}")
+        self._count(rank, int(head["sequence"]))
         content = int(head["content"])
         self.stop_asked |= bool(content & STOP_ASKED)
         if content & BYE:
@@ -187,36 +209,41 @@ class ParameterServer:
             return
         if not content & PULL:
             staleness = self.version - int(head["version"])
-            self._apply(content, body.view(np.float32), int(head["steps"]))
+            gradients = box[REQUEST_HEADER.itemsize :].view(np.float32)
+            self._apply(content, gradients, int(head["steps"]))
             self.on_push(Push(rank, staleness, queue, int(head["steps"]), size, float(head["episode_return"])))
         self._consider_saving()
         self._answer(index)
 
-    def _check(self, rank: int, head: np.void, body: np.ndarray) -> None:
-        if int(head["magic"]) != MAGIC or int(head["crc"]) != zlib.crc32(body.data):
-            raise WireError(f"request of rank {rank} was damaged on its way, or is of another version")
-        if int(head["sequence"]) != self.applied[rank] + 1:
-            raise WireError(f"request {head['sequence']} of rank {rank} came after request {self.applied[rank]}")
-        self.applied[rank] += 1
+    def _count(self, rank: int, sequence: int) -> None:
+        if sequence != self.received[rank] + 1:
+            raise WireError(f"request {sequence} of rank {rank} came after request {self.received[rank]}")
+        self.received[rank] += 1
+        if rank in self._heard:
+            self._heard[rank] = time.monotonic()
 
     def _apply(self, content: int, gradients: np.ndarray, steps: int) -> None:
         """Line 24, 27 and 31 of Algorithm 1 on the server; line 14's T."""
+        sizes = {kind: size for bit, (kind, size) in enumerate(self.sizes.items()) if content & (1 << bit)}
+        if len(gradients) != sum(sizes.values()):
+            raise WireError(f"a request has {len(gradients)} numbers, its content says {sum(sizes.values())}")
         start = 0
-        for bit, (kind, size) in enumerate(self.sizes.items()):
-            if content & (1 << bit):
-                self.store.apply(kind, gradients[start : start + size])
-                start += size
-        if start != len(gradients):
-            raise WireError(f"a request has {len(gradients)} numbers, its content says {start}")
+        for kind, size in sizes.items():
+            self.store.apply(kind, gradients[start : start + size])
+            start += size
         self.frames += steps
         self.version += 1
 
     def _consider_saving(self) -> None:
-        """Begin a checkpoint at each multiple of `save_every`, unless one is being gathered, and one at the end."""
-        if self.stopping and not self.closing:
+        """Begin a checkpoint at each multiple of `save_every`, unless one is being gathered, and one at the end.
+
+        The last one takes the place of one that is being gathered, unless both are of the same T: their drafts would be
+        one folder, so that it waits for the next push.
+        """
+        if self.stopping and not self.closing and self.label != self.frames:
             self.closing = True
             self._begin_save()
-        elif not self.stopping and not self.label and self.frames >= self._next_save:
+        elif not self.stopping and self.label is None and self.frames >= self._next_save:
             self._begin_save()
 
     def _begin_save(self) -> None:
@@ -226,7 +253,8 @@ class ParameterServer:
 
     def end_save(self) -> None:
         """The checkpoint has been committed, or given up."""
-        self.label = 0
+        self.label = None
+        self._to_save.clear()
 
     def _answer(self, index: int) -> None:
         rank, box = self.clients[index], self._outbox[index]
@@ -234,22 +262,12 @@ class ParameterServer:
         if rank in self._to_save:
             self._to_save.discard(rank)
             order |= SAVE
-        if self.stopping and rank in self.workers:
+        if self.closing and rank in self.workers:
             order |= STOP
             self._active.discard(rank)
-        body = box[REPLY_HEADER.itemsize :]
-        body[:] = self.store.values.view(np.uint8)
-        crc = zlib.crc32(body.data)
-        box[: REPLY_HEADER.itemsize].view(REPLY_HEADER)[0] = (
-            MAGIC,
-            order,
-            self.version,
-            self.frames,
-            self.label,
-            0,
-            crc,
-        )
         self._sends[index].Wait()  # the client asks again only after it has taken the last answer
+        box[REPLY_HEADER.itemsize :] = self.store.values.view(np.uint8)
+        _fill_header(box, REPLY_HEADER, order, self.version, self.frames, self.label or 0, 0)
         self._sends[index] = self.comm.Isend(box, rank, REPLY)
         if rank in self._active:
             self._receives[index] = self.comm.Irecv(self._inbox[index], rank, REQUEST)
@@ -323,16 +341,7 @@ class ServerLink:
         self.sequence += 1
         message = np.empty(REQUEST_HEADER.itemsize + body.nbytes, np.uint8)
         message[REQUEST_HEADER.itemsize :] = body.view(np.uint8)
-        crc = zlib.crc32(message[REQUEST_HEADER.itemsize :].data)
-        message[: REQUEST_HEADER.itemsize].view(REQUEST_HEADER)[0] = (
-            MAGIC,
-            content,
-            self.sequence,
-            self.version,
-            episode_return,
-            steps,
-            crc,
-        )
+        _fill_header(message, REQUEST_HEADER, content, self.sequence, self.version, episode_return, steps)
         return message
 
     def _ask(self, content: int, body: np.ndarray, steps: int, episode_return: float) -> Reply:
@@ -341,11 +350,8 @@ class ServerLink:
         receive = self.comm.Irecv(self._reply, self.server, REPLY)
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
         self._wait(receive, "answer")
-        head = self._reply[: REPLY_HEADER.itemsize].view(REPLY_HEADER)[0]
-        payload = self._reply[REPLY_HEADER.itemsize :]
-        if int(head["magic"]) != MAGIC or int(head["crc"]) != zlib.crc32(payload.data):
-            raise WireError(f"the answer of rank {self.server} was damaged on its way, or is of another version")
-        self.values[:] = payload.view(np.float32)
+        head = _checked_header(self._reply, REPLY_HEADER, f"the answer of rank {self.server}")
+        self.values[:] = self._reply[REPLY_HEADER.itemsize :].view(np.float32)
         self.version = int(head["version"])
         self.wait_s = time.perf_counter() - start
         self.sent, self.received = message.size, self._reply.size

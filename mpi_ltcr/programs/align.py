@@ -1,7 +1,7 @@
 """Offline training of an alignment network (CDRL 4.2): both experts' logits into HDF5, then F between them.
 
-mpi-ltcr train cdrl-fig6a-align --teacher.checkpoint runs/pong --expert.checkpoint runs/bowling --out runs/F
-mpirun -n 9 mpi-ltcr train cdrl-fig6a --tasks ...   (its teacher names runs/F)
+mpi-ltcr train cdrl-offline-align --out runs/cdrl-offline-align
+mpirun -n 9 mpi-ltcr train cdrl-offline     (its teacher names runs/cdrl-offline-align)
 """
 
 from __future__ import annotations
@@ -53,13 +53,19 @@ class Pairs(NamedTuple):
 
 def prepare_align(config: AlignConfig, comm: Any, service: Service) -> Program:
     """Load both experts; raises JobError if one is not there or they cannot see the same states."""
-    experts = together(service, lambda: [load_expert(config.teacher), load_expert(config.expert)])
-    return functools.partial(_run, config, *experts)
+    return functools.partial(_run, config, *together(service, lambda: load_experts(config)))
 
 
-def load_expert(certificate: CertificateConfig) -> Expert:
-    """The network of a trained task. Raises ConfigError or CheckpointError."""
-    source, weights = assembly.certificate(Path(certificate.checkpoint), certificate.task)
+def load_experts(config: AlignConfig) -> tuple[Expert, Expert]:
+    """The source task's and the student task's. Raises ConfigError."""
+    teacher, expert = load_expert(config.teacher, "teacher."), load_expert(config.expert, "expert.")
+    assembly.check_sight(teacher.spec, expert.spec, f"teacher.task: {config.teacher.task}", config.expert.task)
+    return teacher, expert
+
+
+def load_expert(certificate: CertificateConfig, field: str) -> Expert:
+    """The network of a trained task. Raises ConfigError, naming the field."""
+    source, weights = assembly.certificate(Path(certificate.checkpoint), certificate.task, field)
     env = next(task.env for task in source.tasks if task.name == certificate.task)
     spec = assembly.spec_of(env)
     net = assembly.build_network(source.agent, spec, torch.Generator())
@@ -77,8 +83,8 @@ def _run(config: AlignConfig, teacher: Expert, expert: Expert, start: Start) -> 
     checkpoint.begin(run.checkpoints, config.frames)
     draft = checkpoint.draft_folder(run.checkpoints, config.frames)
     state = {"values": best, "losses": np.array(losses)}
-    entry = checkpoint.write_file(draft, "alignment.h5", state)
-    checkpoint.commit(run.checkpoints, config.frames, [entry], {"world_size": 1})
+    entry = checkpoint.write_file(draft, assembly.ALIGNMENT_FILE, state)
+    checkpoint.commit(run.checkpoints, config.frames, [entry], {"world_size": 1, "ranks": []})
     run.write_status(state="completed", frames=config.frames, exit_code=runtime.COMPLETED)
     run.unlock()
     print(f"mpi-ltcr: held-out loss {losses[0]:.4f} -> {min(losses):.4f} nats after {len(losses) - 1} epochs")

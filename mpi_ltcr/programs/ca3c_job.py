@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,7 +168,7 @@ def _restore(crew: Crew, role: CA3CRole, start: Start, serving: Serving | None, 
             return ""
         folder, refused = checkpoint.newest_whole(checkpoints)
         for reason in refused:
-            print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", flush=True)
+            print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
         return str(folder)
 
     chosen = start.service.texts(together(start.service, choose, runtime.BAD_CHECKPOINT))

@@ -58,7 +58,7 @@ class Serving:
         self._published = time.perf_counter()
         self._entries: dict[str, checkpoint.Entry] = {}
         self.idle = False
-        self._label = 0
+        self._label: int | None = None
         self._last_saved = False
         self.problem = ""
         """Why the last checkpoint could not be written, if so."""
@@ -72,7 +72,7 @@ class Serving:
 
     def step(self) -> bool:
         """Serve who is waiting, gather checkpoints, publish; whether there is more to do."""
-        guard.phase = "serve"
+        phase, guard.phase = guard.phase, "serve"
         served = self.server.poll()
         self._heed_stop()
         for rank, notice in self.mailbox.received():
@@ -83,6 +83,7 @@ class Serving:
         self._commit_if_whole()
         self._publish_if_due()
         self.idle = not served
+        guard.phase = phase  # of the worker on this rank, if there is one
         return not (self.server.done and self._last_saved)
 
     def rest(self) -> None:
@@ -148,6 +149,7 @@ class Serving:
             self._write_own_file()
 
     def _write_own_file(self) -> None:
+        assert self._label is not None
         try:
             self.recorder.publish()
             draft = checkpoint.draft_folder(self.checkpoints, self._label)
@@ -164,24 +166,31 @@ class Serving:
         self._entries[name] = checkpoint.Entry(name, notice["sha256"].decode(), int(notice["bytes"]))
 
     def _commit_if_whole(self) -> None:
-        """Once every file is there: manifest, rename, forget the oldest."""
+        """Once every file is there: manifest, rename, forget the oldest. The last one is named after the last T."""
         server = self.server
-        if not self._label:
+        if self._label is None:
             return
         if server.closing and not server.workers_left and SERVER_FILE not in self._entries:
             self._write_own_file()
-        if not self._label or len(self._entries) <= len(server.workers):
+        if self._label is None or len(self._entries) <= len(server.workers):
             return
-        facts = {"world_size": self.world_size, "updates": server.version, "task": self.name}
         try:
-            checkpoint.commit(self.checkpoints, self._label, list(self._entries.values()), facts)
-            checkpoint.prune(self.checkpoints, self.keep, self._label)
+            self._commit(self._label, server.frames if server.closing else self._label)
         except OSError as error:
             self._give_up(str(error))
             return
-        if self.first:
-            self.run.write_status(state="running", frames=server.frames, checkpoint=self._label)
         self._end_save()
+
+    def _commit(self, label: int, frames: int) -> None:
+        if frames != label:
+            draft = checkpoint.draft_folder(self.checkpoints, label)
+            draft.rename(checkpoint.begin(self.checkpoints, frames))
+        server = self.server
+        facts = {"world_size": self.world_size, "ranks": server.workers, "updates": server.version, "task": self.name}
+        checkpoint.commit(self.checkpoints, frames, list(self._entries.values()), facts)
+        checkpoint.prune(self.checkpoints, self.keep, frames)
+        if self.first:
+            self.run.write_status(state="running", frames=server.frames, checkpoint=frames)
 
     def _give_up(self, problem: str) -> None:
         self.problem = problem if self.server.closing else ""
@@ -190,7 +199,7 @@ class Serving:
 
     def _end_save(self) -> None:
         self._last_saved = self.server.closing
-        self._label = 0
+        self._label = None
         self.server.end_save()
 
     def state(self) -> State:

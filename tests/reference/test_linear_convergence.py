@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parents[2] / "analysis"))
 linear = importlib.import_module("linear_convergence")
 
-ATOMS = 7
+ATOMS = 5
 
 
 def teacher_and_lesson(vectors: int, varied: int, seed: int = 1) -> tuple:
@@ -60,7 +60,7 @@ def softmax(rows: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_weights_and_answers_reach_the_teachers_where_features_span_the_space(seed: int) -> None:
-    table = linear.experiment(vectors=64, varied=4, steps=2000, step_size=1.0, atoms=ATOMS, seed=seed)
+    table = linear.experiment(vectors=64, varied=4, steps=1500, step_size=1.0, atoms=ATOMS, seed=seed)
     assert table["rank"].iloc[0] == table["features"].iloc[0] == 10
     start, end = table.iloc[0], table.iloc[-1]
     assert start["distance"] > 1
@@ -70,9 +70,9 @@ def test_weights_and_answers_reach_the_teachers_where_features_span_the_space(se
     assert abs(end["kl_fresh"]) < 1e-15
 
 
-@pytest.mark.parametrize(("vectors", "varied"), [(64, 2), (6, 4)])
-def test_only_the_answers_on_the_lesson_agree_where_features_do_not_span(vectors: int, varied: int) -> None:
-    table = linear.experiment(vectors=vectors, varied=varied, steps=2000, step_size=1.0, atoms=ATOMS, seed=1)
+@pytest.mark.parametrize(("vectors", "varied", "seed"), [(64, 2, 1), (6, 4, 4)])  # seed 4: six vectors well apart
+def test_only_the_answers_on_the_lesson_agree_where_features_do_not_span(vectors: int, varied: int, seed: int) -> None:
+    table = linear.experiment(vectors=vectors, varied=varied, steps=1500, step_size=1.0, atoms=ATOMS, seed=seed)
     assert table["rank"].iloc[0] == 6
     end = table.iloc[-1]
     assert abs(end["kl"]) < 1e-14
@@ -84,7 +84,7 @@ def test_only_the_answers_on_the_lesson_agree_where_features_do_not_span(vectors
 def test_what_remains_is_the_teachers_part_outside_the_span_of_the_lesson() -> None:
     teacher, lesson, _ = teacher_and_lesson(64, 2)
     student = blank_student()
-    linear.mimic(teacher, student, lesson, lesson, 1500, 1.0)
+    linear.mimic(teacher, student, lesson, lesson, 1000, 1.0)
     centred = plain_weights(teacher) - plain_weights(teacher).mean(0)
     _, singular, rows = np.linalg.svd(plain_features(lesson))
     basis = rows[: np.sum(singular > 1e-9)]

@@ -1,0 +1,359 @@
+"""A run that was stopped and resumed equals the one that was not: every bit of every checkpoint, every row of the logs.
+
+Every run here is a real mpirun of 400 frames with a checkpoint every 100, killed for real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from conftest import TINY, Runner, Started
+
+from mpi_ltcr import cli
+from mpi_ltcr.archive import checkpoint, reader
+from mpi_ltcr.archive.schema import TABLES, WALL_COLUMNS, WALL_TABLES
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
+
+FIRST, LAST = "step_000000100", "step_000000400"
+
+
+class Team(NamedTuple):
+    """Who trains, and which process is killed once the first checkpoint is there."""
+
+    ranks: int
+    preset: str
+    options: tuple[str, ...]
+    victim: str
+
+    def train(self, out: Path) -> Started:
+        argv = ["-m", "mpi_ltcr", "train", self.preset, *TINY, *self.options, "--out", str(out)]
+        return Started(self.ranks if self.ranks > 1 else 0, argv, out.parent)  # alone: without mpirun
+
+
+TEAMS = {
+    "alone": Team(1, "ltcr-cartpole-alone", (), "the program"),
+    "two": Team(2, "ltcr-cartpole-9-1", (), "rank 1"),
+    "two, each teacher its own sample": Team(
+        2, "ltcr-cartpole-9-1", ("--transfer.subset", "per_teacher", "--transfer.upload_probability", "0.5"), "rank 0"
+    ),
+    "three, averaged": Team(3, "ltcr-cartpole-9-1", ("--transfer.target", "mean"), "mpirun"),
+}
+
+Runs = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The run directory of a team that was never stopped. Not to be changed."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            done = TEAMS[name].train(out).finish(120)
+            assert done.rc == 0, done.err
+            made[name] = out
+        return made[name]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """The run directory of a team of which one process was killed after the first checkpoint. Not to be changed."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            out = tmp_path_factory.mktemp("cut") / "run"
+            kill_after_first_checkpoint(TEAMS[name], out)
+            made[name] = out
+        return made[name]
+
+    return run
+
+
+def kill_after_first_checkpoint(team: Team, out: Path) -> None:
+    job = team.train(out)
+    try:
+        wait_until(job, lambda: (out / "checkpoints" / FIRST).is_dir())
+        ranks = job.ranks()
+        os.kill(ranks[int(team.victim[5:])] if team.victim.startswith("rank") else job.pid, signal.SIGKILL)
+        done = job.finish(30)
+        assert done.rc != 0
+        wait_until(None, lambda: not any(alive(pid) for pid in ranks.values()), seconds=10)
+        assert not (out / "checkpoints" / LAST).exists(), "killed too late to prove anything"
+    finally:
+        job.kill()
+
+
+def wait_until(job: Started | None, condition: Callable[[], bool], seconds: float = 90) -> None:
+    """Look often; fail with what the job says if it ends before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if job is not None and job.process.poll() is not None:
+            pytest.fail(f"ended too early: {job.finish()}")
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def copy_of(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def resume_argv(run: Path) -> list[str]:
+    return ["-m", "mpi_ltcr", "resume", str(run)]
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / "status.json").read_text()))
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+# What is compared
+
+
+def saved(run: Path) -> Iterator[tuple[str, Any]]:
+    """(place, value) of everything in a run that must not depend on its having been stopped."""
+    for folder in sorted(checkpoint.folders(run / "checkpoints")):
+        manifest = checkpoint.verify(folder)
+        yield folder.name, {name: manifest[name] for name in ("frames", "world_size", "updates")}
+        for name in sorted(manifest["files"]):
+            for place, leaf in checkpoint.flatten(checkpoint.load_file(folder / name)):
+                if not place.endswith("session/wall_s") and not is_wall_row_count(place):
+                    yield f"{folder.name}/{name}/{place}", leaf
+    for log in reader.read_logs(run):
+        for table in sorted(set(TABLES) - WALL_TABLES):
+            for column, values in log.table(table).items():
+                if column not in WALL_COLUMNS:
+                    yield f"{log.path.name}/{table}/{column}", values
+
+
+def is_wall_row_count(place: str) -> bool:
+    return place.startswith("session/log_rows/") and place.rsplit("/", 1)[1] in WALL_TABLES
+
+
+def bits(value: Any) -> tuple[Any, ...]:
+    """Equal only for values of one type, dtype, shape and content; NaN equals itself."""
+    if isinstance(value, np.ndarray):
+        content = value.tolist() if value.dtype.kind == "O" else value.tobytes()
+        return (str(value.dtype), value.shape, content)
+    return (type(value).__name__, repr(value))
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    first, second = dict(saved(a)), dict(saved(b))
+    return sorted(
+        place
+        for place in first.keys() | second.keys()
+        if place not in first or place not in second or bits(first[place]) != bits(second[place])
+    )
+
+
+def test_the_comparison_looks_at_everything_that_makes_a_run_and_sees_a_difference(whole: Runs) -> None:
+    places = " ".join(dict(saved(whole("two"))))
+    for part in (
+        "rank0001.h5/agent/weights",
+        "agent/target_weights",
+        "agent/revisit_stepper/exp_avg_sq",
+        "agent/digest_stepper/exp_avg",
+        "agent/replay/ring/rows/next_obs",
+        "agent/replay/rng/state/state",
+        "agent/explore_rng/state/inc",
+        "loop/actions",
+        "transfer/upload_rng",
+        "memory.h5/ring/rows/obs",
+        "memory.h5/rng",
+        "agent0001.h5/train/td_loss",
+        "agent0000.h5/exchange/kl_teammates",
+    ):
+        assert part in places
+    lengths = {place: len(v) for place, v in saved(whole("two")) if place.startswith("agent0000.h5")}
+    for table in ("episodes", "eval", "train", "exchange", "probe", "distributions"):
+        assert lengths[f"agent0000.h5/{table}/frames"] > 0, table
+    different = differences(whole("two"), whole("two, each teacher its own sample"))
+    assert f"{LAST}/rank0000.h5/agent/weights" in different
+    assert "agent0000.h5/train/td_loss" in different
+
+
+# Exactness
+
+
+@pytest.mark.parametrize("name", ["alone", "two, each teacher its own sample", "three, averaged"])
+def test_a_killed_and_resumed_run_equals_the_whole_one_bit_for_bit(
+    name: str, whole: Runs, cut: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = copy_of(cut(name), tmp_path)
+    done = mpirun(TEAMS[name].ranks, resume_argv(run), timeout=120)
+    assert done.rc == 0, done.err
+    assert (status_of(run)["state"], status_of(run)["attempt"]) == ("completed", 2)
+    assert differences(whole(name), run) == []
+
+
+def test_killed_then_preempted_then_resumed_again_it_still_equals_the_whole_one(
+    whole: Runs, cut: Runs, mpirun: Runner, start: Callable[..., Started], tmp_path: Path
+) -> None:
+    run = copy_of(cut("two"), tmp_path)
+    job = start(2, resume_argv(run))
+    wait_until(job, lambda: status_of(run)["attempt"] == 2)
+    job.signal(signal.SIGUSR1)
+    done = job.finish(60)
+    assert done.rc == 85, done
+    status = status_of(run)
+    assert (status["state"], status["exit_code"]) == ("preempted", 85)
+    assert status["checkpoint"] == status["frames"] < 400
+    assert f"mpi-ltcr resume {run}" in done.err
+    assert not (run / "run.lock").exists()
+
+    done = mpirun(2, resume_argv(run), timeout=120)
+    assert done.rc == 0, done.err
+    assert (status_of(run)["state"], status_of(run)["attempt"]) == ("completed", 3)
+    assert differences(whole("two"), run) == []
+
+
+def test_a_damaged_newest_checkpoint_is_named_the_older_one_used_and_the_end_is_the_same(
+    whole: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = copy_of(whole("two"), tmp_path)
+    flip_a_bit(run / "checkpoints" / LAST / "rank0001.h5")
+    done = mpirun(2, resume_argv(run), timeout=120)
+    assert done.rc == 0, done.err
+    assert f"checkpoint refused: {LAST}: rank0001.h5" in done.err
+    assert "using step_000000300" in done.err
+    assert differences(whole("two"), run) == []
+
+
+# What cannot be resumed
+
+
+def test_without_a_usable_checkpoint_resume_says_why_and_exits_with_65(
+    whole: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = copy_of(whole("alone"), tmp_path)
+    flip_a_bit(run / "checkpoints" / LAST / "rank0000.h5")
+    (run / "checkpoints" / "step_000000300" / "manifest.json").unlink()
+    log = (run / "logs" / "agent0000.h5").read_bytes()
+    done = mpirun(1, resume_argv(run))
+    assert done.rc == 65
+    assert f"{LAST}: rank0000.h5 was changed" in done.err
+    assert "step_000000300: no manifest.json" in done.err
+    assert "Traceback" not in done.err
+    assert (run / "logs" / "agent0000.h5").read_bytes() == log
+    assert not (run / "run.lock").exists(), "the lock would bar another host"
+
+
+def test_another_number_of_ranks_is_refused_with_the_right_one(whole: Runs, mpirun: Runner, tmp_path: Path) -> None:
+    run = copy_of(whole("alone"), tmp_path)
+    before = status_of(run)
+    done = mpirun(2, resume_argv(run))
+    assert done.rc == 65
+    assert done.err.count("use mpirun -n 1") == 1
+    assert "Traceback" not in done.err
+    assert status_of(run) == before
+
+
+# The other verbs on these runs
+
+
+def verb(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a verb that starts no MPI."""
+    code = 0
+    try:
+        cli.main(list(argv))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_status_tells_the_state_as_text_as_json_and_as_exit_code(
+    whole: Runs, cut: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = verb("status", str(whole("two")), capsys=capsys)
+    assert (code, "completed at frame 400" in out) == (0, True)
+    code, out, _ = verb("status", str(whole("two")), "--json", "--exit-code", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)["checkpoint"] == 400
+    code, out, _ = verb("status", str(cut("alone")), "--exit-code", capsys=capsys)
+    assert code == 1
+    assert "running" in out
+
+
+def test_verify_passes_a_whole_run_and_a_killed_one(whole: Runs, cut: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in (whole("two"), cut("two")):
+        code, out, err = verb("verify", str(run), capsys=capsys)
+        assert (code, err) == (0, "")
+        assert "FAULT" not in out
+    assert f"checkpoints/{FIRST}" in out
+
+
+@pytest.mark.parametrize("name", ["rank0000.h5", "memory.h5", "manifest.json"])
+def test_verify_finds_a_flipped_bit_and_exits_with_65(
+    name: str, whole: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(whole("two"), tmp_path)
+    flip_a_bit(run / "checkpoints" / LAST / name)
+    code, out, err = verb("verify", str(run), capsys=capsys)
+    assert code == 65
+    assert next(line for line in out.splitlines() if "FAULT" in line).startswith(f"FAULT checkpoints/{LAST}")
+    assert name in out
+    assert err.count("\n") == 1
+
+
+def test_verify_finds_a_log_cut_short(whole: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = copy_of(whole("alone"), tmp_path)
+    log = run / "logs" / "agent0000.h5"
+    log.write_bytes(log.read_bytes()[:-1000])
+    code, out, _ = verb("verify", str(run), capsys=capsys)
+    assert code == 65
+    assert "FAULT logs/agent0000.h5" in out
+
+
+def test_eval_plays_every_agent_of_a_team_and_twice_the_same(whole: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = []
+    for agent in ("0", "1", "1"):
+        code, out, _ = verb("eval", str(whole("two")), "--agent", agent, "--episodes", "3", capsys=capsys)
+        assert code == 0
+        assert out.count("episode ") == 3
+        assert f"agent {agent} at {LAST}: mean return" in out
+        answers.append(out)
+    assert answers[1] == answers[2]
+
+
+def test_eval_refuses_an_agent_that_is_not_there_and_a_run_without_checkpoint(
+    whole: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = verb("eval", str(whole("two")), "--agent", "2", capsys=capsys)
+    assert code == 2
+    assert "--agent: 2" in err
+    assert "0 to 1" in err
+    run = copy_of(whole("alone"), tmp_path)
+    shutil.rmtree(run / "checkpoints" / LAST)
+    flip_a_bit(run / "checkpoints" / "step_000000300" / "rank0000.h5")
+    code, _, err = verb("eval", str(run), capsys=capsys)
+    assert code == 65
+    assert "rank0000.h5" in err
+    assert err.count("\n") == 1
