@@ -18,7 +18,7 @@ from stats import trailing_mean
 from mpi_ltcr.archive.reader import Log, ReadError, read_logs
 
 FORMATS = (".png", ".pdf", ".svg")
-NOT_LEARNING = frozenset({"name", "seed", "out", "frames", "env", "log", "checkpoint", "runtime"})
+NOT_LEARNING = frozenset({"name", "seed", "out", "frames", "env", "log", "checkpoint", "runtime", "agent.backend"})
 """Fields of a configuration in which runs of one method may differ; `env` is compared for all methods together."""
 
 
@@ -104,10 +104,13 @@ def open_logs(runs: Sequence[Path], *, mixed: bool = False) -> list[Log]:
 
     Raises:
         ReadError: something is not a run, or has not published a log yet.
-        FigureError: the runs cannot be compared and `mixed` does not ask for it.
+        FigureError: a run is not of LTCR, or the runs cannot be compared and `mixed` does not ask for it.
     """
     folders = {run.resolve(): run for run in runs}
     logs = [log for run in folders.values() for log in read_logs(run)]
+    for log in logs:
+        if log.config["program"] != "ltcr":
+            raise FigureError(f"{run_of(log)}: is a run of {log.config['program']}; this figure is of LTCR")
     if not mixed:
         _check_alike(logs)
     return logs
@@ -141,16 +144,13 @@ def _check_alike(logs: list[Log]) -> None:
                 "draw them apart, or together with --mixed"
             )
         twin = first.setdefault(method_of(log), log)
-        for field, one, other in differences(_learning(twin.config), _learning(log.config)):
+        for field, one, other in differences(twin.config, log.config):
+            if field in NOT_LEARNING or field.split(".")[0] in NOT_LEARNING:
+                continue
             raise FigureError(
                 f"{run_of(log)}: called {method_of(log)} like {run_of(twin)}, but {field} is {other!r} and not "
                 f"{one!r}; name its runs apart (train --name), or draw them as one with --mixed"
             )
-
-
-def _learning(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides what is learned."""
-    return {name: value for name, value in config.items() if name not in NOT_LEARNING}
 
 
 def differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

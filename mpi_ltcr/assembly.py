@@ -18,9 +18,12 @@ from mpi_ltcr.agents.c51_fused import FusedC51Agent
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role
 from mpi_ltcr.config import C51Config, Config, ConfigError
+from mpi_ltcr.envs.lockstep import TeamGames, TeamLoop, play_episode
+from mpi_ltcr.envs.opponents import make_opponent
+from mpi_ltcr.envs.space_battle_solo import SpaceBattleSolo
 from mpi_ltcr.formulas import categorical
-from mpi_ltcr.interaction import EnvLoop, random_features
-from mpi_ltcr.interfaces import EnvSpec, Features
+from mpi_ltcr.interaction import EnvLoop, evaluate, random_features
+from mpi_ltcr.interfaces import EnvSpec, Episode, Features, Loop, Policy
 from mpi_ltcr.memory.public import PublicMemory
 from mpi_ltcr.memory.replay import UniformReplay
 from mpi_ltcr.nets.atoms import AtomNetwork
@@ -41,8 +44,9 @@ class Member(NamedTuple):
     role: Role
     spec: EnvSpec
     agent: C51Agent
-    loop: EnvLoop
-    eval_env: gymnasium.Env
+    loop: Loop
+    evaluate: Callable[[Policy, int, int], Episode]
+    """(policy, number of the evaluation, of the episode) -> it, elsewhere. Collective where games are shared."""
     transfer: NoTransfer | PublicMemoryTransfer
     memory: PublicMemory | None
     """M0, on the rank that keeps it."""
@@ -67,19 +71,14 @@ def torch_device(choice: str, local_rank: int) -> torch.device:
 def build_member(config: Config, role: Role, service: Service, device: torch.device) -> Member:
     """Everything of one rank of an LTCR team, in its first state."""
     seeds = SeedTree(config.seed)
-    make_env = functools.partial(envs.make, config.env.id, config.env.kwargs)
-    env = make_env()
+    env = envs.make(config.env.id, config.env.kwargs)
     spec = envs.spec_of(config.env.id, env)
     settings = config.agent_of(role.agent)
-    loop = EnvLoop(
-        env=env,
-        seed_of=functools.partial(seeds.integer, role.agent, "env"),
-        discount=settings.discount,
-        reward_scale=settings.reward_scale,
-    )
-    eval_env = make_env()
+    build_loop = _shared_loop if config.env.shared else _own_loop
+    loop, evaluate_episode = build_loop(config, settings, role, service, env, seeds)
+    probe_env = envs.make(config.env.id, config.env.kwargs)
     probe_rng = seeds.generator(TEAM, "probe")
-    states = random_features(eval_env, probe_rng, PROBE_STATES).obs
+    states = random_features(probe_env, probe_rng, PROBE_STATES).obs
     states[0] = 0
     memory = None
     if role.keeps_memory and config.transfer.method == "public_memory":
@@ -89,12 +88,56 @@ def build_member(config: Config, role: Role, service: Service, device: torch.dev
         spec=spec,
         agent=build_c51(settings, spec, seeds, role.agent, device, config.eval.epsilon, config.transfer.speak_net),
         loop=loop,
-        eval_env=eval_env,
+        evaluate=evaluate_episode,
         transfer=_build_transfer(config, role, service, spec, memory, seeds),
         memory=memory,
-        probe=random_features(eval_env, probe_rng, max(1, config.log.probe_size)),
+        probe=random_features(probe_env, probe_rng, max(1, config.log.probe_size)),
         probe_states=states,
     )
+
+
+def _own_loop(
+    config: Config, settings: C51Config, role: Role, service: Service, env: gymnasium.Env, seeds: SeedTree
+) -> tuple[Loop, Callable[[Policy, int, int], Episode]]:
+    """An environment of its own for each agent, and another one to be evaluated in."""
+    loop = EnvLoop(
+        env=env,
+        seed_of=functools.partial(seeds.integer, role.agent, "env"),
+        discount=settings.discount,
+        reward_scale=settings.reward_scale,
+    )
+    eval_env = envs.make(config.env.id, config.env.kwargs)
+
+    def evaluate_episode(policy: Policy, number: int, episode: int) -> Episode:
+        return evaluate(eval_env, policy, seeds.integer(role.agent, "eval_env", number, episode))
+
+    return loop, evaluate_episode
+
+
+def _shared_loop(
+    config: Config, settings: C51Config, role: Role, service: Service, env: gymnasium.Env, seeds: SeedTree
+) -> tuple[Loop, Callable[[Policy, int, int], Episode]]:
+    """Replicas of one team's games on all ranks (LTCR 4.1, multi-player mode). Collective."""
+    if not isinstance(env.unwrapped, SpaceBattleSolo):
+        raise ConfigError(f"env.shared: {config.env.id} is played alone; use mpi_ltcr/SpaceBattle-v0")
+    rules, enemies = env.unwrapped.rules, str(config.env.kwargs.get("enemies", "random"))
+
+    def games(purpose: str, count: int, *number: int) -> TeamGames:
+        return TeamGames(
+            rules=rules,
+            ship=role.agent,
+            opponents=[make_opponent(enemies, rules=rules) for _ in range(count)],
+            rng_of=lambda game, episode: seeds.generator(TEAM, purpose, *number, game, episode),
+            exchange=service.allgather,
+        )
+
+    def evaluate_episode(policy: Policy, number: int, episode: int) -> Episode:
+        return play_episode(games("eval_env", 1, number, episode), policy)
+
+    loop = TeamLoop(
+        games=games("env", config.env.copies), discount=settings.discount, reward_scale=settings.reward_scale
+    )
+    return loop, evaluate_episode
 
 
 def _build_transfer(

@@ -123,10 +123,10 @@ def load_teaching(config: CA3CConfig, task: TaskConfig, teacher: TeacherConfig) 
 
 def check_sight(teacher: EnvSpec, student: EnvSpec, who: str, whose: str) -> None:
     """Raise ConfigError unless the network of one task can see the states of another one."""
-    if teacher.obs_shape != student.obs_shape:
+    if (teacher.obs_shape, teacher.obs_dtype) != (student.obs_shape, student.obs_dtype):
         raise ConfigError(
-            f"{who} sees {teacher.obs_shape}, {whose} {student.obs_shape}; a teacher must be able to see the "
-            "student's states"
+            f"{who} sees {teacher.obs_shape} {teacher.obs_dtype}, {whose} {student.obs_shape} {student.obs_dtype}; "
+            "a teacher must be able to see the student's states"
         )
 
 
@@ -280,7 +280,7 @@ def _build_transfers(
     for teaching, fetch in zip(teachings, newest, strict=True):
         config = teaching.config
         net = build_network(teaching.agent, teaching.spec, torch.Generator())
-        teacher = Teacher(net=net, spec=spec, own_state=config.state == "own", newest=fetch)
+        teacher = Teacher(net=net, spec=teaching.spec, own_state=config.state == "own", newest=fetch)
         if teaching.weights is not None:
             teacher.load_weights(teaching.weights)
         push = functools.partial(stage, f"align{trained}") if teaching.trains_alignment else None

@@ -59,6 +59,10 @@ class EnvConfig:
     """Any registered Gymnasium id with a Box observation and Discrete actions."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor, e.g. `--env.kwargs.angle_limit_deg 12`."""
+    shared: bool = False
+    """Multi-player mode: all ranks are ships of one team in the same game (Space Battle only)."""
+    copies: PositiveInt = 1
+    """Shared games side by side, so that one exchange of actions serves several."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,12 @@ class Config:
                 "set it once, under agent",
             )
         frames = self.round_frames
+        require(self.env.shared or self.env.copies == 1, "env.copies: several games need env.shared: true")
+        require(
+            frames % self.env.copies == 0,
+            f"env.copies: {self.env.copies} does not divide a round of {frames} frames (transfer.cycle x "
+            "agent.update_period)",
+        )
         for name, value in (
             ("frames", self.frames),
             ("eval.every", self.eval.every),
@@ -315,6 +325,12 @@ class Config:
         """Raise ConfigError unless this many ranks can run it."""
         if self.agents and len(self.agents) != size:
             raise ConfigError(f"agents: lists {len(self.agents)}, {size} started; use mpirun -n {len(self.agents)}")
+        if self.env.shared:
+            team = int(self.env.kwargs.get("rules", {}).get("team_size", 2))
+            require(
+                size == team,
+                f"env.kwargs.rules.team_size: a team of {team} shares the game, {size} started; use mpirun -n {team}",
+            )
         if self.transfer.method != "none" and size < 2:
             raise ConfigError(
                 f"transfer.method: {self.transfer.method} needs teammates, 1 rank started; "

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
-from mpi_ltcr.interfaces import Actor, Features, Policy, Rollout, RolloutActor, State, Transition
-
-
-class Episode(NamedTuple):
-    """A finished episode, in the environment's own reward."""
-
-    value: float
-    """Undiscounted return."""
-    length: int
-    truncated: bool
-
-
-class Step(NamedTuple):
-    """What one turn of the loop hands out: the experience, and the episode that it ended, if any."""
-
-    transition: Transition
-    ended: Episode | None
+from mpi_ltcr.interfaces import (
+    Actor,
+    Episode,
+    Features,
+    Loop,
+    Policy,
+    Rollout,
+    RolloutActor,
+    State,
+    Step,
+    Transition,
+)
 
 
 class EnvLoop:
@@ -71,12 +65,12 @@ class EnvLoop:
                 shape or dtype; the text names episode and step.
         """
         while True:
-            step = self._advance(agent.act(self.obs))
-            agent.observe(step.transition)
+            transition, ended = self._advance(agent.act(self.obs))
+            agent.observe(transition)
             self.after_step()
-            yield step
+            yield Step(transition, ended)
 
-    def _advance(self, action: int) -> Step:
+    def _advance(self, action: int) -> tuple[Transition, Episode | None]:
         before = self.obs
         self.actions.append(action)
         next_obs, reward, terminated, truncated, _ = self.env.step(action)
@@ -88,10 +82,10 @@ class EnvLoop:
         transition = Transition(before, action, reward * self.reward_scale, discount, next_obs)
         self.obs = next_obs
         if not (terminated or truncated):
-            return Step(transition, None)
+            return transition, None
         ended = Episode(self.value, len(self.actions), not terminated)
         self._start(self.episode + 1)
-        return Step(transition, ended)
+        return transition, ended
 
     def _checked(self, obs: np.ndarray, reward: float) -> np.ndarray:
         """A copy, because an environment may write its next observation into the same array."""
@@ -120,11 +114,12 @@ def check(env: gymnasium.Env, obs: np.ndarray, reward: float, where: str) -> Non
         raise ValueError(f"{where}: observation is not finite: {obs}")
 
 
-def explore(loop: EnvLoop, agent: Actor, frames: int) -> tuple[Features, list[Episode]]:
+def explore(loop: Loop, agent: Actor, frames: int) -> tuple[Features, list[Episode]]:
     """Phase 1: `frames` steps into private experience; the (s, a) met on the way, and the episodes that ended."""
     steps = list(islice(loop.steps(agent), frames))
-    obs = np.stack([step.transition.obs for step in steps])
-    actions = np.array([step.transition.action for step in steps], np.int64)
+    met = [step.transition for step in steps if step.transition is not None]
+    obs = np.stack([t.obs for t in met]) if met else np.empty((0, 0))
+    actions = np.array([t.action for t in met], np.int64)
     return Features(obs, actions), [step.ended for step in steps if step.ended]
 
 

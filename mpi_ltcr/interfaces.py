@@ -7,7 +7,7 @@ Nouns are plain ``NamedTuple``s of arrays; verbs are ``Protocol``s. Nothing here
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +35,40 @@ class Transition(NamedTuple):
     discount: Any
     """gamma^n: 0 only at a termination. A truncation keeps it, so that the value there bootstraps."""
     next_obs: np.ndarray
+
+
+class Battle(NamedTuple):
+    """What one ship did in a game of Space Battle."""
+
+    result: int
+    """1 the team won, 0 draw, -1 lost: by health at the end."""
+    shots: int
+    enemy_hits: int
+    friend_hits: int
+    hits_taken: int
+    rams: int
+    fire_fraction: float
+    """Share of `fire` among its actions: "rarely shoots" (LTCR 4.2) as a number."""
+    lived: int
+    """Steps that it lived."""
+
+
+class Episode(NamedTuple):
+    """A finished episode, in the environment's own reward."""
+
+    value: float
+    """Undiscounted return; of the team where the game is a team's."""
+    length: int
+    truncated: bool
+    battle: Battle | None = None
+
+
+class Step(NamedTuple):
+    """What one turn of a loop hands out: the experience, and the episode that it ended, if any."""
+
+    transition: Transition | None
+    """None while a dead teammate waits for the others."""
+    ended: Episode | None
 
 
 class Features(NamedTuple):
@@ -104,6 +138,16 @@ class Actor(Protocol):
 
     def observe(self, transition: Transition) -> None:
         """Phase 1: remember one step of its own experience."""
+        ...
+
+
+class Loop(Stateful, Protocol):
+    """An environment between two steps, or a replica of one that is shared."""
+
+    frames: int
+
+    def steps(self, agent: Actor) -> Iterator[Step]:
+        """Let `agent` act and observe for ever; cut with ``islice``."""
         ...
 
 

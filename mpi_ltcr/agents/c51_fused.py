@@ -95,7 +95,7 @@ def project(masses: np.ndarray, positions: np.ndarray, support: np.ndarray) -> n
     """
     count, last = len(masses), len(support) - 1
     b = np.clip((positions - support[0]) * (last / (support[-1] - support[0])), 0, last)
-    lower = np.minimum(b.astype(np.int64), last - 1)
+    lower = np.fmin(b, last - 1).astype(np.int64)  # for a NaN the last but one; its share is NaN all the same
     upper_share = (b - lower) * masses
     cell = (lower + (np.arange(count) * (last + 1))[:, None]).ravel()
     size = count * (last + 1)

@@ -104,7 +104,8 @@ class RunDirectory:
     def unlock(self) -> None:
         """Let go; only what this process holds."""
         path = self.root / "run.lock"
-        if _read_json(path).get("pid") == os.getpid():
+        holder = _read_json(path)
+        if (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
             path.unlink(missing_ok=True)
 
     def write_status(self, **fields: Any) -> None:

@@ -40,6 +40,16 @@ TABLES: dict[str, dict[str, Column]] = {
         "length": Column("i8", "frames", "length of the episode"),
         "episode": Column("i8", "1", "number of the episode within this evaluation"),
     },
+    "battles": {
+        "result": Column("i1", "1", "Space Battle, a training game: 1 the team won, 0 draw, -1 lost, by health"),
+        "shots": Column("i8", "missiles", "launched by this agent's ship"),
+        "enemy_hits": Column("i8", "missiles", "its missiles that struck an enemy"),
+        "friend_hits": Column("i8", "missiles", "its missiles that struck a team mate"),
+        "hits_taken": Column("i8", "missiles", "missiles that struck it"),
+        "rams": Column("i8", "contacts", "enemies that it ran into"),
+        "fire_fraction": Column("f8", "1", "share of fire among its actions"),
+        "lived": Column("i8", "frames", "steps that it lived"),
+    },
     "train": {
         "td_loss": Column("f8", "nats", "LTCR Eq. 3 as cross-entropy, mean over the round's Revisit updates"),
         "revisit_grad_norm": Column("f8", "1", "global gradient norm of Revisit before clipping, mean over the round"),

@@ -20,6 +20,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpi_ltcr.comm.collectives import WireError
+from mpi_ltcr.comm.runtime import LostRankError
 from mpi_ltcr.interfaces import State
 
 MAGIC = 0x43444C52  # "RLDC"
@@ -70,10 +71,6 @@ def _checked_header(message: np.ndarray, dtype: np.dtype, what: str) -> np.void:
     if fields is None or int(fields["magic"]) != MAGIC or int(fields["crc"]) != _checksum(head, body):
         raise WireError(f"{what} was damaged on its way, or is of another version")
     return fields
-
-
-class LostRankError(RuntimeError):
-    """Somebody has not answered for longer than `runtime.patience_s`; the text names the rank."""
 
 
 class Store(Protocol):

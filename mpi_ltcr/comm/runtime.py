@@ -39,6 +39,10 @@ class JobError(Exception):
         self.code = code
 
 
+class LostRankError(RuntimeError):
+    """Somebody has not answered for longer than `runtime.patience_s`; the text names the rank."""
+
+
 class Guard:
     """The watch over this process's end.
 
@@ -67,7 +71,7 @@ class Guard:
             return
         text = "".join(traceback.format_exception(kind, error, trace))
         known = isinstance(error, (NonFiniteError, OSError))
-        code = IO if isinstance(error, OSError) else INTERNAL
+        code = IO if isinstance(error, OSError) else HANG if isinstance(error, LostRankError) else INTERNAL
         self.abort(f"{text}{_advice(error) if not known else ''}", code)
 
     def _early_exit(self) -> None:

@@ -32,6 +32,7 @@ class Entry(NamedTuple):
 ENVS: dict[str, Entry] = {
     "mpi_ltcr/CartPole15-v0": Entry("mpi_ltcr.envs.cartpole:CartPole15", 200, 195.0, CARTPOLE_SCALE),
     "mpi_ltcr/Atari-v0": Entry("mpi_ltcr.envs.atari:make_atari", None, None, 1.0),
+    "mpi_ltcr/SpaceBattle-v0": Entry("mpi_ltcr.envs.space_battle_solo:SpaceBattleSolo", None, None, 1.0),
     "CartPole-v1": Entry(None, None, None, CARTPOLE_SCALE),
 }
 

@@ -146,11 +146,7 @@ class AtariEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._actions = _action_set(self._ale, self._rom, settings.full_action_space)
         skip = settings.frame_skip
         self._skips = (skip,) if isinstance(skip, int) else tuple(skip)
-        self._screen: _Screen
-        if preprocessing == "universe":
-            self._screen = _UniverseScreen(self._ale)
-        else:
-            self._screen = _GreyScreen(self._ale, pooled=min(self._skips) > 1)
+        self._screen: _Screen = (_UniverseScreen if preprocessing == "universe" else _GreyScreen)(self._ale)
         shape = (settings.frame_stack, *self._screen.shape)
         high = 255 if self._screen.dtype == np.uint8 else 1
         self.observation_space = gymnasium.spaces.Box(0, high, shape, self._screen.dtype.type)
@@ -313,27 +309,27 @@ class _UniverseScreen:
 
 
 class _GreyScreen:
-    """The maximum of the last two grey screens of a step, as 84x84."""
+    """The maximum of the last two grey screens of a step (of one where it has only one), as 84x84."""
 
     shape, dtype = (84, 84), np.dtype(np.uint8)
 
-    def __init__(self, ale: Any, *, pooled: bool) -> None:
-        self._ale, self._pooled = ale, pooled
+    def __init__(self, ale: Any) -> None:
+        self._ale = ale
         dims = ale.getScreenDims()
         self._last, self._before = np.zeros(dims, np.uint8), np.zeros(dims, np.uint8)
         self._resize = area_resizer(dims, self.shape)
 
     def restart(self) -> None:
         self._ale.getScreenGrayscale(self._last)
-        self._before.fill(0)
 
     def see(self, left: int) -> None:
         if left == 0:
             self._ale.getScreenGrayscale(self._last)
-        elif left == 1 and self._pooled:
+        elif left == 1:
             self._ale.getScreenGrayscale(self._before)
 
     def frame(self) -> np.ndarray:
         # In place, so that a game that ends before the last screen shows what AtariPreprocessing shows then.
         np.maximum(self._last, self._before, out=self._last)
+        self._before.fill(0)
         return self._resize(self._last)

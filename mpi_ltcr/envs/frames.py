@@ -55,7 +55,7 @@ def _area_taps(source: int, target: int, *, length: int) -> tuple[np.ndarray, np
     """
     scale = source / target
     starts = np.arange(target) * scale
-    taps = np.floor(starts + 1e-9).astype(np.intp) + np.arange(math.ceil(scale) + 1)[:, None]
+    taps = np.floor(starts).astype(np.intp) + np.arange(math.ceil(scale) + 1)[:, None]
     covered = np.minimum(taps + 1, starts + scale) - np.maximum(taps, starts)
     shares = np.where(covered > 1e-3, covered / scale, 0.0)  # the threshold is OpenCV's
     used = shares.any(axis=1)

@@ -108,9 +108,8 @@ class Scripted(_Base):
         blocked = (in_line & (reach < reach[row, target][:, None]))[:, :mates].any(axis=1)
         fire = in_line[row, target] & ~blocked & (seen[:, 3] > 0.0)
         turn = np.abs(off) > np.pi / rules.headings + 1e-6
-        # At the wall a move would be refused for ever; a shot is not, and turning away spares a mate.
-        close_in = np.where(self._can_move(seen), MOVE, np.where(blocked, CCW, FIRE))
-        action: np.ndarray = np.where(fire, FIRE, np.where(turn, np.where(off > 0.0, CCW, CW), close_in))
+        # A move that the wall refuses is a way to wait; nobody can be out of reach behind a wall.
+        action: np.ndarray = np.where(fire, FIRE, np.where(turn, np.where(off > 0.0, CCW, CW), MOVE))
         return action
 
     def _from_the_bow(self, seen: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,15 +118,6 @@ class Scripted(_Base):
         course = 2 * np.pi * seen[:, 2, None]
         cos, sin = np.cos(course), np.sin(course)
         return apart[..., 0] * cos + apart[..., 1] * sin, apart[..., 1] * cos - apart[..., 0] * sin
-
-    def _can_move(self, seen: np.ndarray) -> np.ndarray:
-        """(n,) bool: a move along the heading stays inside the arena."""
-        rules = self._rules
-        course = 2 * np.pi * seen[:, 2]
-        target = seen[:, :2] * rules.arena + rules.move * np.stack([np.cos(course), np.sin(course)], axis=1)
-        inside = (target >= rules.ship_radius) & (target <= rules.arena - rules.ship_radius)
-        can: np.ndarray = inside[:, 0] & inside[:, 1]
-        return can
 
 
 class Frozen(_Base):

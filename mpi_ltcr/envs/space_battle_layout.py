@@ -9,7 +9,7 @@ import numpy as np
 
 from mpi_ltcr.envs.space_battle_rules import EVENTS, Rules
 
-PLACING_TRIES = 100_000
+PLACING_TRIES = 10_000
 """Positions drawn for one ship at most: a crowded arena is refused, not searched for ever."""
 
 

@@ -115,7 +115,6 @@ class SpaceBattleSolo(gymnasium.Env[np.ndarray, np.int64]):
     def load_state(self, state: State) -> None:
         """Go on from there. Raises ValueError for a state of a game under other rules."""
         self.world.load_state(state["world"])
-        self.np_random = self.world.rngs[0]
         self._mates.load_state(state["mates"])
         self._enemies.load_state(state["enemies"])
         self._playing = bool(state["playing"])

@@ -95,7 +95,7 @@ class _Listener:
 
     def __init__(self, teacher: Expert, expert: Expert, rng: np.random.Generator) -> None:
         self.nets = (teacher.net, expert.net)
-        self.scale, self.shape = expert.spec.obs_scale, expert.net.torso.obs_shape
+        self.scales = [torch.as_tensor(e.spec.obs_scale, dtype=torch.float32) for e in (teacher, expert)]
         self.rng = rng
         self.heard: list[list[np.ndarray]] = [[], []]
         self.begin()
@@ -106,9 +106,9 @@ class _Listener:
     @torch.no_grad()
     def act(self, obs: np.ndarray) -> int:
         """Sample from the expert's policy, and note down what both say."""
-        scaled = (torch.from_numpy(obs).float() * torch.as_tensor(self.scale, dtype=torch.float32)).view(1, *self.shape)
         for i, net in enumerate(self.nets):
-            out, self.states[i] = net.step(scaled, self.states[i])
+            scaled = torch.from_numpy(obs).float() * self.scales[i]
+            out, self.states[i] = net.step(scaled.reshape(1, *net.torso.obs_shape), self.states[i])
             self.heard[i].append(out.policy[0].numpy())
         logits = self.heard[1][-1].astype(np.float64)
         masses = np.exp(logits - logits.max())

@@ -86,7 +86,11 @@ class Job(NamedTuple):
         run = self._open_directory(service)
         attempt = int(run.read_status().get("attempt", 0)) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
-        program(Start(self.config, comm, service, run, signals, attempt, self.resumed is not None))
+        try:
+            program(Start(self.config, comm, service, run, signals, attempt, self.resumed is not None))
+        except JobError:  # an orderly end, e.g. without a usable checkpoint: a lock left behind would bar other hosts
+            run.unlock()
+            raise
 
     def _agree(self, service: Service) -> None:
         """Collective. Before anything else: ranks that run different commands would never meet again."""

@@ -24,8 +24,7 @@ from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
 from mpi_ltcr.config import Config
-from mpi_ltcr.interaction import Episode, evaluate
-from mpi_ltcr.interfaces import Metrics, State
+from mpi_ltcr.interfaces import Episode, Metrics, State
 from mpi_ltcr.programs.progress import Progress
 from mpi_ltcr.seeds import SeedTree
 from mpi_ltcr.transfer.public_memory import kl_rows
@@ -113,6 +112,8 @@ class Session:
         self.updates += len(digested) + len(revisited)
         for e in episodes:
             self._row("episodes", frames, **{"return": e.value, "length": e.length, "truncated": e.truncated})
+            if e.battle:
+                self._row("battles", frames, **e.battle._asdict())
         if digested or revisited:
             means = {
                 k: float(np.mean([m[k] for m in revisited])) for k in ("td_loss", "revisit_grad_norm") if revisited
@@ -135,8 +136,7 @@ class Session:
         policy_rng = self.seeds.generator(agent, "eval_policy", number)
         values = []
         for k in range(self.config.eval.episodes):
-            seed = self.seeds.integer(agent, "eval_env", number, k)
-            e = evaluate(self.member.eval_env, self.member.agent.player(policy_rng), seed)
+            e = self.member.evaluate(self.member.agent.player(policy_rng), number, k)
             self._row("eval", self.frames, **{"return": e.value, "length": e.length, "episode": k})
             values.append(e.value)
         self.evaluations += 1

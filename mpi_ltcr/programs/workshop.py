@@ -15,8 +15,7 @@ from mpi_ltcr.assembly_ca3c import Worker
 from mpi_ltcr.comm.mailbox import SAVED, Mailbox
 from mpi_ltcr.comm.parameter_server import SAVE, STOP, Reply, ServerLink
 from mpi_ltcr.comm.runtime import StopSignals, guard
-from mpi_ltcr.interaction import Episode
-from mpi_ltcr.interfaces import Metrics, Rollout, State
+from mpi_ltcr.interfaces import Episode, Metrics, Rollout, State
 
 
 class Workshop:

@@ -23,7 +23,7 @@ class Teacher:
     """A network of another task (or of the same one), read-only, walking along the student's path.
 
     Args:
-        spec: of the student's environment, whose observations it sees.
+        spec: of its own environment: the student's observations enter its network scaled as it learned to see.
         own_state: True: its own recurrent state; False: the student's at the start of each rollout (the authors' code).
         newest: fetches the newest weights (P,) of a collaborative teacher; None: a certificated one, which stays.
     """

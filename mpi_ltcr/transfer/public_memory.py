@@ -75,8 +75,9 @@ class PublicMemoryTransfer:
         """Upload a share of the fresh vectors; rank 0 appends them in the order of agents."""
         chosen = np.flatnonzero(self.upload_rng.random(len(fresh.action)) < self.upload_probability)
         self._upload["count"] = len(chosen)
-        self._upload["phi"]["obs"][: len(chosen)] = fresh.obs[chosen]
-        self._upload["phi"]["action"][: len(chosen)] = fresh.action[chosen]
+        if len(chosen):
+            self._upload["phi"]["obs"][: len(chosen)] = fresh.obs[chosen]
+            self._upload["phi"]["action"][: len(chosen)] = fresh.action[chosen]
         uploads = self.service.gather(self._upload)
         if self.memory is not None and uploads is not None:
             for upload in uploads:

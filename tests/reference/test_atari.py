@@ -140,6 +140,22 @@ def test_dqn_frames_equal_gymnasiums_at_other_skips_too(frame_skip, noop_max):
     assert_same(play(ours, actions, seed=1), play(theirs, actions, seed=1))
 
 
+def test_a_step_of_one_frame_shows_that_frame_alone_and_longer_ones_the_maximum_of_their_last_two():
+    ours = make_atari(game="phoenix", preprocessing="dqn", frame_skip=(1, 2, 3), frame_stack=1, noop_max=0)
+    screens = gymnasium_env("Phoenix", frameskip=1, full_action_space=True, obs_type="grayscale")
+    _, info = ours.reset(seed=0)
+    screens.reset(seed=0)
+    skips = set()
+    for action in random_actions(ours, 150):
+        before = info["episode_frame_number"]
+        obs, *_, info = ours.step(action)
+        seen = [screens.step(action)[0] for _ in range(info["episode_frame_number"] - before)]
+        expected = cv2.resize(np.max(seen[-2:], axis=0), (84, 84), interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(obs[0], expected)
+        skips.add(len(seen))
+    assert skips == {1, 2, 3}
+
+
 @pytest.mark.parametrize(("game", "skip", "theirs"), [("Pong", 4, 4), ("Bowling", (2, 3, 4), (2, 5))])
 def test_screens_and_rewards_equal_ale_pys_environment_with_its_fixed_or_random_skip(game, skip, theirs):
     ours = make_atari(game=game, frame_skip=skip, sticky=0.0)

@@ -32,9 +32,18 @@ TINY = C51Config(
 CPU = torch.device("cpu")
 
 
-def build(index: int = 0, speak_net: str = "online", **changed: object) -> C51Agent:
-    options = {**vars(TINY), **changed}
-    return build_c51(C51Config(**options), SPEC, SeedTree(4), index, CPU, 0.001, speak_net)
+Build = Callable[..., C51Agent]
+
+
+@pytest.fixture(params=["eager", "fused"])
+def build(request: pytest.FixtureRequest) -> Build:
+    """`build(index=0, speak_net="online", **settings)` -> an agent; all hold for either backend."""
+
+    def agent(index: int = 0, speak_net: str = "online", **changed: object) -> C51Agent:
+        settings = C51Config(**{**vars(TINY), "backend": request.param, **changed})
+        return build_c51(settings, SPEC, SeedTree(4), index, CPU, 0.001, speak_net)
+
+    return agent
 
 
 def experience(count: int, seed: int = 0) -> list[Transition]:
@@ -104,7 +113,7 @@ def naive_targets(agent: C51Agent, batch: Transition) -> np.ndarray:
     return targets
 
 
-def test_a_revisit_follows_the_gradient_of_equation_3_written_out_naively():
+def test_a_revisit_follows_the_gradient_of_equation_3_written_out_naively(build):
     agent = feed(build())
     agent.target_flat.values.detach().mul_(1.7)  # a target network that is not the online one
     twin = copy.deepcopy(agent)
@@ -126,7 +135,7 @@ def test_a_revisit_follows_the_gradient_of_equation_3_written_out_naively():
     assert told["q_mean"] == pytest.approx(np.mean(own), abs=1e-5)
 
 
-def test_a_digest_follows_the_gradient_of_equation_6_written_out_naively():
+def test_a_digest_follows_the_gradient_of_equation_6_written_out_naively(build):
     student, lesson = build(0), lesson_of(build(1), features())
     twin = copy.deepcopy(student)
     logits = twin.net(torch.from_numpy(lesson.features.obs * SPEC.obs_scale))
@@ -147,14 +156,14 @@ def test_a_digest_follows_the_gradient_of_equation_6_written_out_naively():
 # Digest
 
 
-def test_a_lesson_leaves_its_teacher_as_it_was():
+def test_a_lesson_leaves_its_teacher_as_it_was(build):
     student, teacher = build(0), feed(build(1))
     teacher.flat.grads.zero_()
     assert changes(teacher, lambda: student.mimic(lesson_of(teacher, features()))) == set()
     assert not teacher.flat.grads.any()
 
 
-def test_the_teachers_masses_get_no_gradient():
+def test_the_teachers_masses_get_no_gradient(build):
     student, lesson = build(0), lesson_of(build(1), features())
     masses = torch.from_numpy(lesson.target).requires_grad_()
     student._tensor = lambda array: masses if array is lesson.target else torch.from_numpy(array)
@@ -165,7 +174,7 @@ def test_the_teachers_masses_get_no_gradient():
 
 @pytest.mark.parametrize("verb", ["mimic", "revisit"])
 @pytest.mark.parametrize("action", range(ACTIONS))
-def test_only_the_stored_actions_atoms_of_the_head_get_gradient(verb, action):
+def test_only_the_stored_actions_atoms_of_the_head_get_gradient(verb, action, build):
     student = build(0)
     for t in experience(20):
         student.observe(t._replace(action=action))
@@ -194,7 +203,7 @@ def test_the_divergence_of_two_answers_is_zero_if_and_only_if_they_are_equal(p, 
     assert same or kl_rows(p, q) + kl_rows(q, p) > 0
 
 
-def test_a_student_that_agrees_has_nothing_to_digest_and_one_that_does_not_has():
+def test_a_student_that_agrees_has_nothing_to_digest_and_one_that_does_not_has(build):
     agreeing, differing = build(0), build(1)
     lesson = lesson_of(build(0), features())
     nothing, something = agreeing.mimic(lesson), differing.mimic(lesson)
@@ -204,7 +213,7 @@ def test_a_student_that_agrees_has_nothing_to_digest_and_one_that_does_not_has()
     assert something["digest_grad_norm"] > 1e-2
 
 
-def test_digesting_one_lesson_again_and_again_makes_the_student_give_its_teachers_answers():
+def test_digesting_one_lesson_again_and_again_makes_the_student_give_its_teachers_answers(build):
     student, lesson = build(0), lesson_of(build(1), features(4))
     for _ in range(400):
         student.mimic(lesson)
@@ -214,20 +223,20 @@ def test_digesting_one_lesson_again_and_again_makes_the_student_give_its_teacher
 # Two optimisers over one network
 
 
-def test_a_digest_moves_the_weights_and_its_own_moments_and_nothing_else():
+def test_a_digest_moves_the_weights_and_its_own_moments_and_nothing_else(build):
     agent = feed(build())
     agent.revisit()
     lesson = lesson_of(build(1), features())
     assert changes(agent, lambda: agent.mimic(lesson)) == {"weights", "digest_stepper", "digests"}
 
 
-def test_a_revisit_moves_the_weights_and_its_own_moments_and_draws_from_the_replay():
+def test_a_revisit_moves_the_weights_and_its_own_moments_and_draws_from_the_replay(build):
     agent = feed(build())
     agent.mimic(lesson_of(build(1), features()))
     assert changes(agent, agent.revisit) == {"weights", "revisit_stepper", "revisits", "replay"}
 
 
-def test_both_sets_of_moments_are_what_two_adams_would_keep():
+def test_both_sets_of_moments_are_what_two_adams_would_keep(build):
     """Adam's moments from their definition (Kingma & Ba 2015), fed with the gradients of each verb apart."""
     agent = feed(build())
     lesson = lesson_of(build(1), features())
@@ -245,7 +254,7 @@ def test_both_sets_of_moments_are_what_two_adams_would_keep():
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 0.05])
-def test_adam_over_the_flat_vector_is_adam_over_every_parameter(grad_clip):
+def test_adam_over_the_flat_vector_is_adam_over_every_parameter(grad_clip, build):
     flat_net, plain = build().net, build().net
     flat = flatten(flat_net)
     stepper = LocalAdam(flat=flat, lr=1e-2, eps=1e-4, grad_clip=grad_clip, name="test")
@@ -268,7 +277,7 @@ def test_adam_over_the_flat_vector_is_adam_over_every_parameter(grad_clip):
     assert (flat.values.detach() - values).abs().max() < 2e-6  # after steps of 1e-2
 
 
-def test_a_clip_makes_the_first_moments_as_small_as_the_clip_and_reports_the_norm_before_it():
+def test_a_clip_makes_the_first_moments_as_small_as_the_clip_and_reports_the_norm_before_it(build):
     agent = feed(build(grad_clip=1e-3))
     norm = agent.revisit()["revisit_grad_norm"]
     assert norm > 1e-2
@@ -278,7 +287,7 @@ def test_a_clip_makes_the_first_moments_as_small_as_the_clip_and_reports_the_nor
 # The target network
 
 
-def test_the_target_network_becomes_a_copy_every_target_period_frames_and_at_no_other_time():
+def test_the_target_network_becomes_a_copy_every_target_period_frames_and_at_no_other_time(build):
     agent = build(target_period=10)
     assert torch.equal(agent.target_flat.values, agent.flat.values)  # from the start
     lesson = lesson_of(build(1), features())
@@ -292,7 +301,7 @@ def test_the_target_network_becomes_a_copy_every_target_period_frames_and_at_no_
     assert not torch.equal(agent.target_flat.values, agent.flat.values)
 
 
-def test_the_copy_is_of_the_weights_at_that_frame():
+def test_the_copy_is_of_the_weights_at_that_frame(build):
     agent = feed(build(target_period=10), 19)
     agent.revisit()
     agent.observe(experience(20)[-1])
@@ -303,7 +312,7 @@ def test_the_copy_is_of_the_weights_at_that_frame():
 
 
 @pytest.mark.parametrize("speak_net", ["online", "target"])
-def test_the_speaking_network_is_the_one_that_was_chosen(speak_net):
+def test_the_speaking_network_is_the_one_that_was_chosen(speak_net, build):
     agent = feed(build(speak_net=speak_net))
     agent.revisit()
     at = features()
@@ -325,23 +334,23 @@ def spoil(agent: C51Agent, which: str = "flat") -> C51Agent:
 
 
 @pytest.mark.parametrize(("speak_net", "which"), [("online", "flat"), ("target", "target_flat")])
-def test_an_agent_whose_answers_are_not_finite_refuses_to_answer(speak_net, which):
+def test_an_agent_whose_answers_are_not_finite_refuses_to_answer(speak_net, which, build):
     with pytest.raises(NonFiniteError, match="nothing was sent"):
         spoil(build(speak_net=speak_net), which).answer(features())
 
 
-def nan_reward(agent: C51Agent) -> None:
+def nan_reward(agent: C51Agent, teacher: C51Agent) -> None:
     for transition in experience(60):
         agent.replay.add(transition._replace(reward=math.nan))
     agent.revisit()
 
 
-def nan_target_weights(agent: C51Agent) -> None:
+def nan_target_weights(agent: C51Agent, teacher: C51Agent) -> None:
     spoil(agent, "target_flat").revisit()
 
 
-def nan_lesson(agent: C51Agent) -> None:
-    lesson = lesson_of(build(1), features())
+def nan_lesson(agent: C51Agent, teacher: C51Agent) -> None:
+    lesson = lesson_of(teacher, features())
     lesson.target[2, 3] = math.nan
     agent.mimic(lesson)
 
@@ -353,18 +362,18 @@ def learned(agent: C51Agent) -> list[object]:
 
 
 @pytest.mark.parametrize("fault", [nan_reward, nan_target_weights, nan_lesson])
-def test_a_loss_that_is_not_finite_stops_before_weights_or_moments_change(fault):
+def test_a_loss_that_is_not_finite_stops_before_weights_or_moments_change(fault, build):
     agent = feed(build())
     agent.revisit()
     agent.mimic(lesson_of(build(1), features()))
     before = learned(agent)
     with pytest.raises(NonFiniteError, match=r"loss is nan.*weights were not changed.*agent\.lr"):
-        fault(agent)
+        fault(agent, build(1))
     assert learned(agent) == before
 
 
 @pytest.mark.parametrize("which", ["flat", "target_flat"])
-def test_weights_that_are_not_finite_are_not_saved(which):
+def test_weights_that_are_not_finite_are_not_saved(which, build):
     with pytest.raises(NonFiniteError, match="not saved"):
         spoil(feed(build()), which).state()
 
@@ -372,7 +381,7 @@ def test_weights_that_are_not_finite_are_not_saved(which):
 # Phase 1
 
 
-def test_exploration_starts_random_and_ends_nearly_greedy():
+def test_exploration_starts_random_and_ends_nearly_greedy(build):
     agent = build(epsilon_start=1.0, epsilon_end=0.01, epsilon_frames=40)
     told = {}
     for frame in range(61):
@@ -390,7 +399,7 @@ def greedy_by_hand(agent: C51Agent, obs: np.ndarray) -> int:
     return int(np.argmax([np.dot(naive_softmax(row), z) for row in logits]))
 
 
-def test_without_exploration_it_plays_the_action_of_highest_expected_value():
+def test_without_exploration_it_plays_the_action_of_highest_expected_value(build):
     agent = build(epsilon_start=0.0, epsilon_end=0.0)
     seen = 20 * features(60).obs
     chosen = [agent.act(obs) for obs in seen]
@@ -398,7 +407,7 @@ def test_without_exploration_it_plays_the_action_of_highest_expected_value():
     assert len(set(chosen)) > 1
 
 
-def test_full_exploration_plays_every_action_equally_often_and_depends_on_its_own_generator_alone():
+def test_full_exploration_plays_every_action_equally_often_and_depends_on_its_own_generator_alone(build):
     one, two = build(epsilon_end=1.0), build(epsilon_end=1.0)
     obs = features(1).obs[0]
     np.random.default_rng(0).random()
@@ -407,7 +416,7 @@ def test_full_exploration_plays_every_action_equally_often_and_depends_on_its_ow
     assert np.abs(np.bincount(chosen) / 3000 - 1 / 3).max() < 0.03
 
 
-def test_the_evaluated_policy_explores_with_its_own_share_and_leaves_the_agent_alone():
+def test_the_evaluated_policy_explores_with_its_own_share_and_leaves_the_agent_alone(build):
     agent = build(epsilon_start=1.0, epsilon_end=1.0)
     seen = 20 * features(60).obs
     policy = agent.player(np.random.default_rng(3))
@@ -417,7 +426,7 @@ def test_the_evaluated_policy_explores_with_its_own_share_and_leaves_the_agent_a
 
 
 @pytest.mark.parametrize(("warmup", "batch", "first"), [(20, 8, 20), (0, 8, 8), (5, 16, 16)])
-def test_no_update_happens_before_the_warm_up_is_over_and_a_batch_is_there(warmup, batch, first):
+def test_no_update_happens_before_the_warm_up_is_over_and_a_batch_is_there(warmup, batch, first, build):
     agent = build(warmup=warmup, batch=batch)
     for frame, transition in enumerate(experience(30), start=1):
         agent.observe(transition)
@@ -431,7 +440,7 @@ def test_no_update_happens_before_the_warm_up_is_over_and_a_batch_is_there(warmu
 # Saved and loaded
 
 
-def live(agent: C51Agent, frames: int, seed: int) -> list[object]:
+def live(agent: C51Agent, teacher: C51Agent, frames: int, seed: int) -> list[object]:
     """A while of an agent's life, and all that it said."""
     said: list[object] = []
     for k, transition in enumerate(experience(frames, seed)):
@@ -439,30 +448,30 @@ def live(agent: C51Agent, frames: int, seed: int) -> list[object]:
         agent.observe(transition)
         said.append(agent.revisit())
         if k % 5 == 0:
-            said.append(agent.mimic(lesson_of(build(1), features(seed=k))))
+            said.append(agent.mimic(lesson_of(teacher, features(seed=k))))
     return [*said, agent.answer(features()).tobytes()]
 
 
 @pytest.mark.parametrize("frames", [0, 3, 25, 90])
-def test_an_agent_that_was_saved_and_loaded_goes_on_bit_for_bit_like_the_first(frames, tmp_path):
+def test_an_agent_that_was_saved_and_loaded_goes_on_bit_for_bit_like_the_first(frames, tmp_path, build):
     first, second = build(0), feed(build(2), 33, seed=9)
-    live(first, frames, seed=1)
+    live(first, build(1), frames, seed=1)
     checkpoint.write_file(tmp_path, "rank0000.h5", first.state())
     second.load_state(checkpoint.load_file(tmp_path / "rank0000.h5"))
     assert snapshot(first) == snapshot(second)
-    assert live(first, 40, seed=2) == live(second, 40, seed=2)
+    assert live(first, build(1), 40, seed=2) == live(second, build(1), 40, seed=2)
     assert snapshot(first) == snapshot(second)
 
 
-def test_loading_an_agent_that_never_learned_forgets_the_moments():
+def test_loading_an_agent_that_never_learned_forgets_the_moments(build):
     fresh, trained = build(0).state(), build(0)
-    live(trained, 20, seed=1)
+    live(trained, build(1), 20, seed=1)
     trained.load_state(fresh)
     assert trained.revisit_stepper.state()["steps"] == 0
     assert snapshot(trained) == snapshot(build(0))
 
 
-def test_weights_of_another_shape_are_refused():
+def test_weights_of_another_shape_are_refused(build):
     wide = build(hidden=(13, 8)).state()
     with pytest.raises(ValueError, match=r"weights: \d+ parameters were saved, this network has \d+"):
         build().load_weights(wide)

@@ -124,12 +124,23 @@ def test_scripted_spares_a_mate_in_the_line_and_aims_at_the_nearest_that_lives()
     assert first_ship((108, 297, 5), (108, 299, 10), (105, 312, 0), FAR) == FIRE
 
 
-def test_scripted_without_missiles_rams_and_at_the_wall_does_not_wait_for_ever():
+def test_scripted_without_missiles_rams():
     world = scene((100, 100, 0), (180, 100, 0), missiles=[0, 100])
     assert Scripted(rules=world.rules).act(world.observe()[0, :1])[0] == MOVE
-    # heading 1 leads out through the wall, the enemy is too far to be hit at this angle
-    world = scene((30, 475, 1), (470, 475 + 5, 0))
-    assert Scripted(rules=world.rules).act(world.observe()[0, :1])[0] in (FIRE, CW)
+
+
+def test_scripted_at_the_wall_finds_every_enemy():
+    """A move that the wall refuses must not leave it waiting for ever."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        here, there = rng.choice([20.0, 21, 240, 479, 480], size=(2, 2))
+        if np.hypot(*(here - there)) < 40:
+            continue
+        world = scene((*here, int(rng.integers(20))), (*there, int(rng.integers(20))))
+        scripted = Scripted(rules=world.rules)
+        while not world.over[0]:
+            world.step(np.array([[scripted.act(world.observe()[0, :1])[0], CCW]]))
+        assert world.health[0].tolist()[1] == 0
 
 
 @pytest.mark.parametrize("theta", ["bearing", "heading"])

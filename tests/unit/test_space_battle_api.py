@@ -247,6 +247,7 @@ def test_the_solo_game_is_the_team_game_seen_by_one_ship():
         opponent.reset(np.random.default_rng(0))
     one, _ = solo.reset(seed=11)
     all_seen, _ = team.reset(seed=11)
+    assert one.base is None  # a copy: what the learner does to it stays with the learner
     rng = np.random.default_rng(3)
     done = False
     while not done:

@@ -1,7 +1,7 @@
 """A user's module that goes wrong: CartPole as `--env.id faulty:Faulty-v0`, and a fault in one rank's training.
 
     FAULT=kind:place:rank:call    e.g. raise:digest:1:3 = an exception at rank 1's third Digest; rank * = every rank
-    FAULT_FOLDER                  `struck-R` is written there at the moment of the fault, `received-R` as lessons come in
+    FAULT_FOLDER                  `struck-R` is written there at the moment of the fault, `received-R` by each Allgather
 
 Gymnasium imports it on every rank, however the job was launched.
 """
@@ -18,6 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+if os.environ["FAULT"].startswith("import:"):
+    raise AttributeError("the user's module is broken")
+
 import gymnasium
 import numpy as np
 
@@ -26,7 +29,6 @@ from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.comm import launch
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.interaction import EnvLoop
-from mpi_ltcr.programs import session
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
 
 gymnasium.register("Faulty-v0", "mpi_ltcr.envs.cartpole:CartPole15", max_episode_steps=200)
@@ -37,17 +39,15 @@ PLACES = {
     "communicate": (PublicMemoryTransfer, "exchange"),
     "digest": (C51Agent, "mimic"),
     "revisit": (C51Agent, "revisit"),
-    "evaluate": (session, "evaluate"),
+    "evaluate": (C51Agent, "player"),
     "archive": (checkpoint, "write_file"),
 }
 KIND, PLACE, RANK, CALL = os.environ["FAULT"].split(":")
-if KIND == "import":
-    raise AttributeError("the user's module is broken")
 FOLDER = Path(os.environ["FAULT_FOLDER"])
 
 
 def fail() -> None:
-    raise RuntimeError("the injected fault")
+    raise LookupError("the injected fault")
 
 
 class Fragile:
