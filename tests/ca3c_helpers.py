@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import toy_envs  # noqa: F401  (registers its environments)
 import yaml
 
-import toy_envs  # noqa: F401  (registers its environments)
 from mpi_ltcr import assembly_ca3c as assembly
 from mpi_ltcr import options
 from mpi_ltcr.archive import checkpoint

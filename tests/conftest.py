@@ -21,6 +21,9 @@ from typing import NamedTuple
 
 import pytest
 
+for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")  # before numpy and torch are loaded: small matrices gain nothing from more
+
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(sys.prefix)
 """The environment that these tests run in, and their jobs too unless they ask for another one."""

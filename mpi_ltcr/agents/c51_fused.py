@@ -38,14 +38,15 @@ def layers_of(values: np.ndarray, grads: np.ndarray, sizes: list[int]) -> list[L
     Raises:
         ValueError: the vector is not of such an MLP.
     """
+    needed = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+    if needed != len(values):
+        raise ValueError(f"{len(values)} parameters are not an MLP of sizes {sizes}, which has {needed}")
     layers, start = [], 0
     for inputs, outputs in pairwise(sizes):
         middle, end = start + inputs * outputs, start + inputs * outputs + outputs
         weight, bias = values[start:middle].reshape(outputs, inputs), values[middle:end]
         layers.append(Layer(weight, bias, grads[start:middle].reshape(outputs, inputs), grads[middle:end]))
         start = end
-    if start != len(values):
-        raise ValueError(f"{len(values)} parameters are not an MLP of sizes {sizes}, which has {start}")
     return layers
 
 

@@ -91,6 +91,11 @@ TABLES: dict[str, dict[str, Column]] = {
         "z": Column("f8", "reward", "position of the atom"),
         "probability": Column("f4", "1", "mass at the atom"),
     },
+    "probe_states": {
+        "state": Column("i8", "1", "number of the probe state"),
+        "feature": Column("i8", "1", "number within its flattened observation"),
+        "value": Column("f8", "", "the observation's value there"),
+    },
     "rollouts": {
         "policy_loss": Column("f8", "1", "cA3C worker: mean over the rollout of -log pi A (Algorithm 1, line 21)"),
         "value_loss": Column("f8", "reward^2", "mean over the rollout of (R - v)^2 (line 22)"),

@@ -124,9 +124,8 @@ def rom_id(game: str) -> str:
     if plain in {rom.replace("_", "") for rom in TWO_PLAYER_GAMES}:
         raise ValueError(f"game: {game!r} cannot be played alone; ale-py has only a mode for two players")
     near = [known[name] for name in difflib.get_close_matches(plain, known, n=3, cutoff=0.5)]
-    raise ValueError(
-        f"game: {game!r} is no Atari game of ale-py" + (f"; did you mean {' or '.join(near)}?" * bool(near))
-    )
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"game: {game!r} is no Atari game of ale-py{hint}")
 
 
 class AtariEnv(gymnasium.Env[np.ndarray, np.int64]):

@@ -159,6 +159,9 @@ class Session:
     def _dump_distributions(self) -> None:
         support = self.member.agent.support.cpu().numpy()
         masses = self.member.agent.distributions(self.member.probe_states)
+        if not self.recorder.rows()["probe_states"]:
+            for (state, feature), value in np.ndenumerate(self.member.probe_states.reshape(len(masses), -1)):
+                self._row("probe_states", self.frames, state=state, feature=feature, value=value)
         for (state, action, atom), mass in np.ndenumerate(masses):
             self._row(
                 "distributions",

@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 from conftest import ROOT, Started
 from matplotlib.image import imread
-from scipy.stats import wasserstein_distance
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]  # the first test waits for both trainings
 
@@ -120,9 +119,6 @@ def test_the_script_draws_both_methods_without_a_display_and_names_its_files(
         assert expected in done.stdout
 
 
-# -------------------- Fig. 4
-
-
 def test_the_learning_curve_is_the_mean_over_agents_of_trailing_evaluations(runs: Runs, tmp_path: Path) -> None:
     assert learning_curve.main([*map(str, runs), "-o", str(tmp_path / "x.png")]) == 0
     table = numbers(tmp_path / "x.png")
@@ -166,9 +162,6 @@ def test_a_copied_run_of_the_same_seed_makes_no_second_seed(runs: Runs, tmp_path
     assert set(numbers(tmp_path / "x.png")["seeds"]) == {1}
 
 
-# -------------------- Fig. 2
-
-
 def test_the_kl_of_a_method_is_the_mean_of_what_its_agents_logged(runs: Runs, tmp_path: Path) -> None:
     assert kl_trace.main([*map(str, runs), "-o", str(tmp_path / "x.png")]) == 0
     table = numbers(tmp_path / "x.png")
@@ -191,9 +184,6 @@ def test_a_kl_trace_of_one_lonely_agent_is_refused(runs: Runs, tmp_path: Path, c
     assert kl_trace.main([str(single), "-o", str(tmp_path / "x.png")]) == 2
     assert "needs two agents" in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
-
-
-# -------------------- Fig. 5
 
 
 def test_distributions_and_their_distances_are_those_of_the_log(runs: Runs, tmp_path: Path) -> None:
@@ -221,8 +211,7 @@ def test_distributions_and_their_distances_are_those_of_the_log(runs: Runs, tmp_
             total += 4 * below**2
         assert q["cramer"].to_numpy() == pytest.approx(total**0.5)
         assert p["cramer"].isna().all()
-        moved = wasserstein_distance(q["z"], q["z"], p["probability"], q["probability"])
-        assert moved > 0.01  # something was learned between the two, so that the comparison can fail
+        assert total > 1e-6  # something was learned between the two, so that the comparison can fail
 
 
 @pytest.mark.parametrize(

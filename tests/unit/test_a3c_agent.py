@@ -380,7 +380,9 @@ def moved(agent: A3CAgent, spec: EnvSpec, layer: str) -> set[str]:
     agent.mimic(rollout, aligned, 1.0, layer)
     store.apply("distill", agent.flat.grads.numpy())
     changed = {name for name, part in slices(agent.net).items() if (store.values[part] != before[part]).any()}
-    assert all((store.values[part] != before[part]).mean() > 0.5 for name, part in slices(agent.net).items() if name in changed)
+    assert all(
+        (store.values[part] != before[part]).mean() > 0.5 for name, part in slices(agent.net).items() if name in changed
+    )
     return {name.split(".")[0] for name in changed}
 
 
