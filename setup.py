@@ -36,6 +36,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test fails
+            "pytest-xdist>=3",  # the tests without ranks side by side
             "hypothesis>=6.100",  # property tests
             "ruff>=0.6",
             "mypy>=1.11",

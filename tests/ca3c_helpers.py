@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def config_file(folder: Path, name: str = "config.yaml", **changed: Any) -> Path
     """TINY with some fields changed, as a file for `train --config`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    path.write_text(yaml.safe_dump({**TINY, **changed}, sort_keys=False))
+    fields = json.loads(json.dumps({**TINY, **changed}))  # nothing twice: the dumper would write aliases
+    path.write_text(yaml.safe_dump(fields, sort_keys=False))
     return path
 
 
@@ -52,22 +54,24 @@ def config_of(folder: Path, **changed: Any) -> CA3CConfig:
     return config
 
 
-def certificate(root: Path, frames: int = 100, seed: int = 5, scale: float = 30.0, **changed: Any) -> Path:
-    """A run directory such as a training leaves behind, for each of its tasks a checkpoint of a network.
+STEEP = np.float32(1000)
+"""Times the policy head of a fresh network: those are uniform for all that a test can see."""
 
-    Its policy heads are `scale` times as steep as fresh ones, which would all teach the uniform distribution.
-    """
+
+def steepen(values: np.ndarray, config: CA3CConfig, task: int) -> None:
+    """Give the network at the beginning of a flat vector a policy that is not uniform."""
+    net = assembly.build_network(config.agent, assembly.spec_of(config.tasks[task].env), torch.Generator())
+    values[slices(net)["policy.weight"]] *= STEEP
+
+
+def certificate(root: Path, frames: int = 100, seed: int = 5, **changed: Any) -> Path:
+    """A run directory such as a training leaves behind, for each of its tasks a checkpoint of a network."""
     run = RunDirectory(root)
     config = config_of(root.parent / f"{root.name}-source", seed=seed, **changed)
     run.create(options.to_yaml(config), {})
     for number, task in enumerate(config.tasks):
         store = assembly.build_store(config, number, [])
-        net = assembly.build_network(config.agent, assembly.spec_of(task.env), torch.Generator())
-        start = 0
-        for name, parameter in net.named_parameters():
-            if name == "policy.weight":
-                store.values[start : start + parameter.numel()] *= np.float32(scale)
-            start += parameter.numel()
+        steepen(store.values, config, number)
         save(run.task_checkpoints(task.name), frames, {assembly.SERVER_FILE: {"store": store.state()}})
     run.unlock()
     return root

@@ -11,4 +11,8 @@ bin=$PWD/.venv/bin
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-exec "$bin/python" -m pytest "$@"
+if [ $# -gt 0 ]; then
+    exec "$bin/python" -m pytest "$@"
+fi
+"$bin/python" -m pytest -n 2 tests/unit tests/reference tests/contract tests/house
+exec "$bin/python" -m pytest tests/mpi tests/resume tests/faults tests/learning  # each has the machine to itself

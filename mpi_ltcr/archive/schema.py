@@ -94,7 +94,7 @@ TABLES: dict[str, dict[str, Column]] = {
     "probe_states": {
         "state": Column("i8", "1", "number of the probe state"),
         "feature": Column("i8", "1", "number within its flattened observation"),
-        "value": Column("f8", "", "the observation's value there"),
+        "value": Column("f8", "observation", "the value there, in the environment's own units"),
     },
     "rollouts": {
         "policy_loss": Column("f8", "1", "cA3C worker: mean over the rollout of -log pi A (Algorithm 1, line 21)"),

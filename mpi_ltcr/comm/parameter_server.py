@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -21,56 +20,20 @@ from mpi4py import MPI
 
 from mpi_ltcr.comm.collectives import WireError
 from mpi_ltcr.comm.runtime import LostRankError
+from mpi_ltcr.comm.wire import (
+    BYE,
+    PULL,
+    REPLY,
+    REPLY_HEADER,
+    REQUEST,
+    REQUEST_HEADER,
+    SAVE,
+    STOP,
+    STOP_ASKED,
+    checked_header,
+    fill_header,
+)
 from mpi_ltcr.interfaces import State
-
-MAGIC = 0x43444C52  # "RLDC"
-REQUEST, REPLY = 1, 2
-PULL, STOP_ASKED, BYE = 1 << 29, 1 << 30, 1 << 31
-STOP, SAVE = 1, 2
-
-REQUEST_HEADER = np.dtype(
-    [
-        ("magic", "<u4"),
-        ("content", "<u4"),  # bit i: a gradient of kind i is in it; and PULL, STOP_ASKED, BYE
-        ("sequence", "<u8"),
-        ("version", "<u8"),  # of the weights that the gradients were computed with
-        ("episode_return", "<f8"),  # of the episode that ended since, NaN if none did
-        ("steps", "<u4"),  # agent steps since the last exchange
-        ("crc", "<u4"),  # of all the rest of the message
-    ]
-)
-REPLY_HEADER = np.dtype(
-    [
-        ("magic", "<u4"),
-        ("order", "<u4"),  # bits: STOP, SAVE
-        ("version", "<u8"),
-        ("frames", "<u8"),  # T
-        ("label", "<u8"),  # of the checkpoint to SAVE
-        ("unused", "<u4"),
-        ("crc", "<u4"),
-    ]
-)
-
-
-def _checksum(head: np.ndarray, body: np.ndarray) -> int:
-    """Of a message without its checksum, which is the last field of the header."""
-    return zlib.crc32(body.data, zlib.crc32(head[:-4].data))
-
-
-def _fill_header(message: np.ndarray, dtype: np.dtype, *fields: float) -> None:
-    """Write a header with its checksum before a body that is in place already."""
-    head, body = message[: dtype.itemsize], message[dtype.itemsize :]
-    head.view(dtype)[0] = (MAGIC, *fields, 0)
-    head.view(dtype)["crc"] = _checksum(head, body)
-
-
-def _checked_header(message: np.ndarray, dtype: np.dtype, what: str) -> np.void:
-    """The header of a message that is whole. Raises WireError."""
-    head, body = message[: dtype.itemsize], message[dtype.itemsize :]
-    fields: np.void | None = head.view(dtype)[0] if len(head) == dtype.itemsize else None
-    if fields is None or int(fields["magic"]) != MAGIC or int(fields["crc"]) != _checksum(head, body):
-        raise WireError(f"{what} was damaged on its way, or is of another version")
-    return fields
 
 
 class Store(Protocol):
@@ -197,7 +160,7 @@ class ParameterServer:
 
     def _serve(self, index: int, size: int, queue: int) -> None:
         rank, box = self.clients[index], self._inbox[index][:size]
-        head = _checked_header(box, REQUEST_HEADER, f"request of rank {rank}")
+        head = checked_header(box, REQUEST_HEADER, f"request of rank {rank}")
         self._count(rank, int(head["sequence"]))
         content = int(head["content"])
         self.stop_asked |= bool(content & STOP_ASKED)
@@ -264,7 +227,7 @@ class ParameterServer:
             self._active.discard(rank)
         self._sends[index].Wait()  # the client asks again only after it has taken the last answer
         box[REPLY_HEADER.itemsize :] = self.store.values.view(np.uint8)
-        _fill_header(box, REPLY_HEADER, order, self.version, self.frames, self.label or 0, 0)
+        fill_header(box, REPLY_HEADER, order, self.version, self.frames, self.label or 0, 0)
         self._sends[index] = self.comm.Isend(box, rank, REPLY)
         if rank in self._active:
             self._receives[index] = self.comm.Irecv(self._inbox[index], rank, REQUEST)
@@ -338,7 +301,7 @@ class ServerLink:
         self.sequence += 1
         message = np.empty(REQUEST_HEADER.itemsize + body.nbytes, np.uint8)
         message[REQUEST_HEADER.itemsize :] = body.view(np.uint8)
-        _fill_header(message, REQUEST_HEADER, content, self.sequence, self.version, episode_return, steps)
+        fill_header(message, REQUEST_HEADER, content, self.sequence, self.version, episode_return, steps)
         return message
 
     def _ask(self, content: int, body: np.ndarray, steps: int, episode_return: float) -> Reply:
@@ -347,7 +310,7 @@ class ServerLink:
         receive = self.comm.Irecv(self._reply, self.server, REPLY)
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
         self._wait(receive, "answer")
-        head = _checked_header(self._reply, REPLY_HEADER, f"the answer of rank {self.server}")
+        head = checked_header(self._reply, REPLY_HEADER, f"the answer of rank {self.server}")
         self.values[:] = self._reply[REPLY_HEADER.itemsize :].view(np.float32)
         self.version = int(head["version"])
         self.wait_s = time.perf_counter() - start

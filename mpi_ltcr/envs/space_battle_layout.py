@@ -5,9 +5,12 @@ B games of S ships with K missiles in the air each, n ships per team, E kinds of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mpi_ltcr.envs.space_battle_rules import EVENTS, Rules
+from mpi_ltcr.interfaces import State
 
 PLACING_TRIES = 10_000
 """Positions drawn for one ship at most: a crowded arena is refused, not searched for ever."""
@@ -57,3 +60,17 @@ def place(rules: Rules, rng: np.random.Generator) -> np.ndarray:
         else:
             raise ValueError(f"no place for ship {ship + 1} of {rules.ships}: take a smaller team_size")
     return np.array(placed).T
+
+
+def check_saved(rules: Rules, fields: Mapping[str, tuple[tuple[int, ...], str]], state: State) -> None:
+    """Raise ValueError, naming what differs, for a state of another game or size than these."""
+    missing = {*fields, "rules", "rngs"} - state.keys()
+    if missing:
+        raise ValueError(f"this is no state of a Space Battle: it lacks {', '.join(sorted(missing))}")
+    for name, value in rules.as_dict().items():
+        saved = state["rules"].get(name)
+        if saved != value:
+            raise ValueError(f"the state was saved under the rule {name} = {saved!r}, this game has {value!r}")
+    for name, (shape, _) in fields.items():
+        if np.shape(state[name]) != shape:
+            raise ValueError(f"the state's {name} has shape {np.shape(state[name])}, this world needs {shape}")

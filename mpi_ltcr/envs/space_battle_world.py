@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpi_ltcr.envs.space_battle_layout import layout, part, place
+from mpi_ltcr.envs.space_battle_layout import check_saved, layout, part, place
 from mpi_ltcr.envs.space_battle_missiles import meetings, nearest, swept_hits
 from mpi_ltcr.envs.space_battle_rules import (
     ACTIONS,
@@ -338,16 +338,7 @@ class World:
 
     def load_state(self, state: State) -> None:
         """Go on from there. Raises ValueError, naming what differs, for a state of another game or size."""
-        missing = {*self._fields, "rules", "rngs"} - state.keys()
-        if missing:
-            raise ValueError(f"this is no state of a Space Battle: it lacks {', '.join(sorted(missing))}")
-        for name, value in self.rules.as_dict().items():
-            saved = state["rules"].get(name)
-            if saved != value:
-                raise ValueError(f"the state was saved under the rule {name} = {saved!r}, this game has {value!r}")
-        for name, (shape, _) in self._fields.items():
-            if np.shape(state[name]) != shape:
-                raise ValueError(f"the state's {name} has shape {np.shape(state[name])}, this world needs {shape}")
+        check_saved(self.rules, self._fields, state)
         for name in self._fields:
             getattr(self, name)[...] = state[name]
         for game, rng in enumerate(self.rngs):

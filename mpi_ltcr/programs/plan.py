@@ -8,8 +8,8 @@ import torch
 from mpi_ltcr import assembly, envs
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.collectives import HEADER
-from mpi_ltcr.comm.parameter_server import REPLY_HEADER, REQUEST_HEADER
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
+from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER
 from mpi_ltcr.config import Config
 from mpi_ltcr.config_ca3c import CA3CConfig, TaskConfig
 

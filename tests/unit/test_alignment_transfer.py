@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ca3c_helpers import POLE, POLE3, certificate, config_of, differences, save, saved, slices
+from ca3c_helpers import POLE, POLE3, certificate, config_of, differences, save, saved, slices, steepen
 
 from mpi_ltcr import assembly_ca3c as assembly
 from mpi_ltcr import options
@@ -22,7 +22,7 @@ from mpi_ltcr.config_ca3c import AlignConfig, CA3CConfig
 from mpi_ltcr.interaction import Episode, explore_rollout
 from mpi_ltcr.interfaces import Metrics, Rollout
 from mpi_ltcr.nets.alignment import AlignmentNetwork
-from mpi_ltcr.nets.flat import flatten
+from mpi_ltcr.nets.flat import FlatParameters, flatten
 from mpi_ltcr.programs.ca3c import ca3c
 from mpi_ltcr.transfer.alignment import Alignment
 
@@ -46,6 +46,7 @@ class Bench:
         self.link = ServerLink(comm=None, server=0, kinds=list(self.store.sizes), values=0, patience_s=1)  # type: ignore[arg-type]
         fetch = newest or [None] * len(teachings)
         self.worker = assembly.build_worker(config, described, 0, teachings, fetch, self.link.stage, lambda: None)
+        steepen(self.store.values, config, task)
         self.worker.load_values(self.store.values)
         self.turns: list[tuple[int, set[str]]] = []
         self.limit = int(config.frames)
@@ -72,22 +73,21 @@ class Bench:
 
 
 @pytest.mark.parametrize("length", [1, 10])
-@pytest.mark.parametrize(("t1", "t2", "t_stop"), [(0, 0, None), (7, 7, 20), (12, 33, 60), (1, 40, None), (5, 20, 21)])
+@pytest.mark.parametrize(("t1", "t2", "t_stop"), [(0, 0, None), (7, 7, 20), (12, 23, 30), (1, 35, None), (5, 20, 21)])
 def test_from_t1_on_it_aligns_from_t2_on_it_distils_and_at_t_stop_both_end_exact_to_the_step(
     t1, t2, t_stop, length, tmp_path
 ):
     teacher = certificate(tmp_path / "teacher")
     given = {"task": "pole", "checkpoint": str(teacher), "t1": t1, "t2": t2, "t_stop": t_stop}
-    bench = Bench(
-        student(tmp_path, [given], frames=70, agent={"torso": "mlp", "hidden": [4], "lstm": 4, "rollout": length})
-    )
+    agent = {"torso": "mlp", "hidden": [4], "lstm": 4, "rollout": length}
+    bench = Bench(student(tmp_path, [given], frames=40, agent=agent))
     ca3c(bench.worker, bench)  # type: ignore[arg-type]
     for frames, kinds in bench.turns:  # line 14 counts the rollout's steps before lines 25 and 29 look at T
         running = t_stop is None or frames < t_stop
         assert ("align0" in kinds) == (frames >= t1 and running), frames
         assert ("distill" in kinds) == (frames >= t2 and running), frames
         assert "rl" in kinds
-    assert length > 1 or [frames for frames, _ in bench.turns] == list(range(1, 71))
+    assert length > 1 or [frames for frames, _ in bench.turns] == list(range(1, 41))
     assert len({frozenset(kinds) for _, kinds in bench.turns}) > 1 or (t1, t2, t_stop) == (0, 0, None)
 
 
@@ -224,7 +224,8 @@ def test_the_alignment_gradient_is_line_27s_and_reaches_only_the_alignment_netwo
     loss = total / len(logits)
     expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(network.parameters()))])
     np.testing.assert_allclose(staged["align0"], expected.numpy(), atol=1e-6)
-    assert told["align_loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert told["align_loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert told["align_loss"] > 1e-3
     assert told["align_grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
     before = bench.store.values.copy()
     bench.store.apply("align0", staged["align0"])
@@ -314,6 +315,19 @@ def test_the_identity_hands_the_teachers_logits_on_and_is_never_trained(tmp_path
     assert (staged["distill"][parts["distill.weight"]] == 0).all()
 
 
+class Descent:
+    """Plain gradient descent."""
+
+    def __init__(self, flat: FlatParameters) -> None:
+        self.flat = flat
+
+    def step(self, loss: torch.Tensor) -> float:
+        self.flat.grads.zero_()
+        loss.backward()
+        self.flat.values.sub_(0.2 * self.flat.grads)
+        return 0.0
+
+
 def test_fs_gradient_points_from_the_teacher_to_the_student_in_either_direction(tmp_path):
     """Following it for a while, the aligned policy meets the student's."""
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32))
@@ -323,19 +337,11 @@ def test_fs_gradient_points_from_the_teacher_to_the_student_in_either_direction(
             num_teacher_actions=3, num_student_actions=2, width=16, generator=torch.Generator().manual_seed(0)
         )
         flat = flatten(network)
-
-        class Descent:
-            def step(self, loss: torch.Tensor) -> float:
-                flat.grads.zero_()
-                loss.backward()
-                flat.values.sub_(0.2 * flat.grads)
-                return 0.0
-
-        align = Alignment(network=network, flat=flat, stepper=Descent(), temperature=1.0, direction=direction)  # type: ignore[arg-type]
+        align = Alignment(network=network, flat=flat, stepper=Descent(flat), temperature=1.0, direction=direction)  # type: ignore[arg-type]
         losses = [align.train(align(logits), policy)["align_loss"] for _ in range(300)]
         assert losses[-1] < 0.02 * losses[0]
         gap = torch.softmax(align(logits), 1) - torch.softmax(policy, 1)
-        assert float(gap.abs().max()) < 0.05
+        assert float(gap.detach().abs().max()) < 0.05
 
 
 # Offline alignment

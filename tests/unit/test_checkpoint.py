@@ -122,9 +122,10 @@ def test_the_same_step_written_again_replaces_the_old_one(checkpoints: Path) -> 
     assert checkpoint.newest_whole(checkpoints) == (checkpoints / "step_000000200", [])
 
 
-def test_steps_beyond_nine_digits_are_still_the_newest(checkpoints: Path) -> None:
-    write(checkpoints, 10**10)
-    assert checkpoint.newest_whole(checkpoints)[0].name == "step_10000000000"
+def test_steps_beyond_nine_digits_are_still_the_newest(tmp_path: Path) -> None:
+    for frames in (999_999_900, 10**9):
+        write(tmp_path, frames)
+    assert checkpoint.newest_whole(tmp_path)[0].name == "step_1000000000"
 
 
 # Damage

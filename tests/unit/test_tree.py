@@ -138,6 +138,10 @@ def claims_a_quadrillion(file: h5py.File, folder: Path) -> None:
     file.create_dataset("a", shape=(10**15,), dtype="f8")
 
 
+def claims_three_gigabytes(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("a", shape=(4 * 10**8,), dtype="f8")  # few enough to be allocated, and filled with zeros
+
+
 def claims_a_quadrillion_in_chunks(file: h5py.File, folder: Path) -> None:
     file.create_dataset("a", shape=(10**15,), dtype="f8", chunks=(1024,))
 
@@ -216,6 +220,7 @@ HOSTILE = [
     virtual_dataset,
     external_storage,
     claims_a_quadrillion,
+    claims_three_gigabytes,
     claims_a_quadrillion_in_chunks,
     claims_a_gigantic_scalar,
     compressed,

@@ -1,0 +1,58 @@
+"""The messages between a parameter server and its workers: a fixed header, then float32 numbers."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from mpi_ltcr.comm.collectives import WireError
+
+MAGIC = 0x43444C52  # "RLDC"
+REQUEST, REPLY = 1, 2
+PULL, STOP_ASKED, BYE = 1 << 29, 1 << 30, 1 << 31
+STOP, SAVE = 1, 2
+
+REQUEST_HEADER = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("content", "<u4"),  # bit i: a gradient of kind i is in it; and PULL, STOP_ASKED, BYE
+        ("sequence", "<u8"),
+        ("version", "<u8"),  # of the weights that the gradients were computed with
+        ("episode_return", "<f8"),  # of the episode that ended since, NaN if none did
+        ("steps", "<u4"),  # agent steps since the last exchange
+        ("crc", "<u4"),  # of all the rest of the message
+    ]
+)
+REPLY_HEADER = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("order", "<u4"),  # bits: STOP, SAVE
+        ("version", "<u8"),
+        ("frames", "<u8"),  # T
+        ("label", "<u8"),  # of the checkpoint to SAVE
+        ("unused", "<u4"),
+        ("crc", "<u4"),
+    ]
+)
+
+
+def _checksum(head: np.ndarray, body: np.ndarray) -> int:
+    """Of a message without its checksum, which is the last field of the header."""
+    return zlib.crc32(body.data, zlib.crc32(head[:-4].data))
+
+
+def fill_header(message: np.ndarray, dtype: np.dtype, *fields: float) -> None:
+    """Write a header with its checksum before a body that is in place already."""
+    head, body = message[: dtype.itemsize], message[dtype.itemsize :]
+    head.view(dtype)[0] = (MAGIC, *fields, 0)
+    head.view(dtype)["crc"] = _checksum(head, body)
+
+
+def checked_header(message: np.ndarray, dtype: np.dtype, what: str) -> np.void:
+    """The header of a message that is whole. Raises WireError."""
+    head, body = message[: dtype.itemsize], message[dtype.itemsize :]
+    fields: np.void | None = head.view(dtype)[0] if len(head) == dtype.itemsize else None
+    if fields is None or int(fields["magic"]) != MAGIC or int(fields["crc"]) != _checksum(head, body):
+        raise WireError(f"{what} was damaged on its way, or is of another version")
+    return fields
