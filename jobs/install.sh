@@ -23,5 +23,5 @@ if [ ! -x .venv/bin/python ]; then
         || { echo "install: cannot make a virtual environment; install python3-venv (or pip) and try again" >&2; exit 77; }
 fi
 echo "install: mpi-ltcr[$extras] into .venv (the first time this takes a few minutes)" >&2
-.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+PYTHONWARNINGS=ignore .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$extras]"
 echo "$state" > "$stamp"

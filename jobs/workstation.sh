@@ -22,6 +22,7 @@ fi
 
 folder=$here/runs/demo-$(date +%Y%m%d-%H%M%S)
 for preset in ltcr-cartpole-9-1 ltcr-cartpole-alone; do
-    "$bin/mpirun" -n 2 "$bin/mpi-ltcr" train "$preset" --frames 15000 --agent.epsilon_frames 5000 --out "$folder/$preset"
+    "$bin/mpirun" -n 2 "$bin/mpi-ltcr" train "$preset" --out "$folder/$preset" \
+        --frames 12000 --agent.epsilon_frames 4000 --agent.backend fused
 done
 "$bin/python" "$here/analysis/learning_curve.py" "$folder"/ltcr-cartpole-* -o "$folder/learning_curve.png"

@@ -66,9 +66,9 @@ def complain(message: str) -> None:
 def train(arguments: list[str]) -> None:
     """Train a new run."""
     config, plan = options.load(arguments)
-    check_env(config)
     if not (plan and launch.size() == 1):
         config.check_team(launch.size())
+    check_env(config)
     if plan:
         from mpi_ltcr.programs import PROGRAMS
 
@@ -89,8 +89,8 @@ def resume(arguments: list[str]) -> None:
     require_run(asked.run)
     frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
     config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])
-    check_env(config)
     config.check_team(launch.size())
+    check_env(config)
     run_job(config, asked.run, asked.force_unlock)
 
 
@@ -99,12 +99,13 @@ def run_job(config: Config, resumed: Path | None = None, force_unlock: bool = Fa
     from mpi_ltcr.comm import runtime
 
     code = runtime.COMPLETED
+    signals = runtime.StopSignals()  # before MPI and torch, which take seconds: a signal meanwhile is not lost
     try:
         comm = runtime.start()
         from mpi_ltcr.programs import PROGRAMS  # only now, because it loads torch: a wrong launcher is refused at once
         from mpi_ltcr.programs.job import Job
 
-        Job(config, resumed, force_unlock).run(comm, PROGRAMS[config.program].prepare)
+        Job(config, resumed, force_unlock).run(comm, PROGRAMS[config.program].prepare, signals)
     except runtime.JobError as error:
         complain(str(error))
         code = error.code

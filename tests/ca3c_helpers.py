@@ -24,7 +24,7 @@ TOYS = {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", 
 """Environment variables of a job that plays `toy_envs`."""
 
 POLE = {"name": "pole", "env": {"id": "mpi_ltcr/CartPole15-v0"}}
-POLE3 = {"name": "pole3", "env": {"id": "toy_envs:CartPole3-v0"}}
+POLE3 = {"name": "pole3", "env": {"id": "toy_envs:Threeway-v0"}}
 TINY: dict[str, Any] = {
     "program": "ca3c",
     "name": "tiny",

@@ -1,7 +1,7 @@
 """Environments that only tests need. Gymnasium imports this file for an id such as `toy_envs:Mortal-v0`, on every rank
 whose PYTHONPATH holds this folder.
 
-    CartPole3-v0   CartPole with a third action, which does nothing: another number of actions, the same observations
+    Threeway-v0   CartPole with a third action, which does nothing: another number of actions, the same observations
     Mortal-v0      CartPole that ends its own process at a step, once: kwargs {at: 250, mark: FILE, signal: 9}
     Blind-v0       CartPole without the velocities: other observations
 """
@@ -64,6 +64,6 @@ class Blind(CartPole15):
         return obs[::2], *rest
 
 
-for name, maker in {"CartPole3-v0": CartPole3, "Mortal-v0": Mortal, "Blind-v0": Blind}.items():
+for name, maker in {"Threeway-v0": CartPole3, "Mortal-v0": Mortal, "Blind-v0": Blind}.items():
     if name not in gymnasium.registry:
         gymnasium.register(name, entry_point=maker, max_episode_steps=200)

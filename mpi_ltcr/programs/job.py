@@ -72,13 +72,12 @@ class Job(NamedTuple):
     resumed: Path | None = None
     force_unlock: bool = False
 
-    def run(self, comm: Any, prepare: Prepare) -> None:
+    def run(self, comm: Any, prepare: Prepare, signals: StopSignals) -> None:
         """Collective. Train to the end.
 
         Raises:
             JobError: on every rank alike, with the exit code.
         """
-        signals = StopSignals()
         torch.set_num_threads(self.config.runtime.threads)
         service = Service(comm, comm.rank)
         self._agree(service)

@@ -246,6 +246,31 @@ def test_a_damaged_newest_checkpoint_is_named_the_older_one_used_and_the_end_is_
     assert differences(whole("two"), run) == []
 
 
+def test_a_signal_during_the_start_is_not_lost(start: Callable[..., Started], tmp_path: Path) -> None:
+    """Importing torch takes seconds. A signal that nobody catches ends the rank, and MPICH calls that success."""
+    run = tmp_path / "run"
+    team = TEAMS["two"]
+    job = start(2, ["-m", "mpi_ltcr", "train", team.preset, *TINY, "--out", str(run)])
+    wait_until(job, lambda: len(ranks := job.ranks()) == 2 and all(catches_usr1(pid) for pid in ranks.values()))
+    job.signal(signal.SIGUSR1)
+    done = job.finish(90)
+    assert done.rc == 85, done
+    assert status_of(run)["state"] == "preempted"
+    assert checkpoint.newest_whole(run / "checkpoints")[1] == []
+
+
+def catches_usr1(pid: int) -> bool:
+    """Whether a process has a handler; it must have one before it loads torch."""
+    try:
+        torch_is_there = "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = int(status.split("SigCgt:")[1].split()[0], 16) >> (signal.SIGUSR1 - 1) & 1
+    assert caught or not torch_is_there, "torch was loaded before the handler was there"
+    return bool(caught)
+
+
 # What cannot be resumed
 
 

@@ -19,5 +19,5 @@ if __name__ == "__main__":
     config, _ = options.load(sys.argv[2:])
     roles = [Role(rank, agent, keeps_memory=rank == 0) for rank, agent in enumerate(order)]
     prepare = functools.partial(prepare_ltcr, roles=lambda size: roles)
-    Job(config=config).run(runtime.start(), prepare)
+    Job(config=config).run(runtime.start(), prepare, runtime.StopSignals())
     runtime.leave(0)
