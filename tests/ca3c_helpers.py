@@ -38,10 +38,10 @@ TINY: dict[str, Any] = {
 """A training of a second."""
 
 
-def config_file(folder: Path, name: str = "config.yaml", **changed: Any) -> Path:
+def config_file(folder: Path, file: str = "config.yaml", /, **changed: Any) -> Path:
     """TINY with some fields changed, as a file for `train --config`."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
+    path = folder / file
     fields = json.loads(json.dumps({**TINY, **changed}))  # nothing twice: the dumper would write aliases
     path.write_text(yaml.safe_dump(fields, sort_keys=False))
     return path

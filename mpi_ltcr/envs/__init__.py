@@ -81,6 +81,8 @@ def spec_of(env_id: str, env: gymnasium.Env) -> EnvSpec:
     obs, actions = env.observation_space, env.action_space
     if not isinstance(actions, gymnasium.spaces.Discrete):
         raise EnvError(f"env.id: {env_id} has {type(actions).__name__} actions; the agents need Discrete ones")
+    if actions.start != 0:
+        raise EnvError(f"env.id: {env_id} counts its actions from {actions.start}; the agents count from 0")
     if not isinstance(obs, gymnasium.spaces.Box):
         raise EnvError(f"env.id: {env_id} has {type(obs).__name__} observations; the agents need a Box")
     scale = ENVS[env_id].obs_scale if env_id in ENVS else 1.0
