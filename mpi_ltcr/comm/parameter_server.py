@@ -142,13 +142,20 @@ class ParameterServer:
             WireError: a request that is damaged, repeated or missing one before it.
             LostRankError: a worker has been silent for too long.
         """
-        status = [MPI.Status() for _ in self.clients]
-        ready = MPI.Request.Testsome(self._receives, status) or []
-        for place, index in enumerate(ready):
-            self._serve(index, status[place].Get_count(MPI.BYTE), len(ready) - place)
-        if not ready:
+        waiting = self._arrived()
+        for place, (index, size) in enumerate(waiting):
+            self._serve(index, size, len(waiting) - place)
+        if not waiting:
             self._check_silence()
-        return len(ready)
+        return len(waiting)
+
+    def _arrived(self) -> list[tuple[int, int]]:
+        """(client, bytes) of each request that has come; one look does not find all that lie there."""
+        found: list[tuple[int, int]] = []
+        status = [MPI.Status() for _ in self.clients]
+        while ready := MPI.Request.Testsome(self._receives, status):
+            found += [(index, status[place].Get_count(MPI.BYTE)) for place, index in enumerate(ready)]
+        return found
 
     def _check_silence(self) -> None:
         now = time.monotonic()
