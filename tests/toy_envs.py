@@ -2,13 +2,15 @@
 whose PYTHONPATH holds this folder.
 
     Threeway-v0   CartPole with a third action, which does nothing: another number of actions, the same observations
-    Mortal-v0      CartPole that ends its own process at a step, once: kwargs {at: 250, mark: FILE, signal: 9}
+    Mortal-v0      CartPole that ends its own process at a step, once: kwargs {at: 250, mark: FILE, signal: 9};
+                   {pause: 0.01} are seconds that each step takes
     Blind-v0       CartPole without the velocities: other observations
 """
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,9 @@ class CartPole3(CartPole15):
 class Mortal(CartPole15):
     """Sends its process a signal at step `at` of all its episodes, unless the file `mark` is there; it makes that."""
 
-    def __init__(self, *, at: int, mark: str, signal: int = 9, **kwargs: Any) -> None:
+    def __init__(self, *, at: int = -1, mark: str = "", signal: int = 9, pause: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.at, self.mark, self.signal = at, Path(mark), signal
+        self.at, self.mark, self.signal, self.pause = at, Path(mark), signal, pause
         self.steps = 0
 
     def step(self, action: int) -> Any:
@@ -44,6 +46,7 @@ class Mortal(CartPole15):
         if self.steps == self.at and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), self.signal)
+        time.sleep(self.pause)
         return super().step(action)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from mpi_ltcr.archive.atomic import write_hdf5
 from mpi_ltcr.archive.tree import write_tree
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.config_ca3c import AlignConfig, CertificateConfig
 from mpi_ltcr.formulas import distillation
 from mpi_ltcr.interaction import EnvLoop
@@ -76,10 +78,11 @@ def load_expert(certificate: CertificateConfig, field: str) -> Expert:
 def _run(config: AlignConfig, teacher: Expert, expert: Expert, start: Start) -> None:
     run, seeds = start.run, SeedTree(config.seed)
     start.greet(f"collects {config.frames} pairs of logits")
-    pairs = collect(teacher, expert, config.frames, seeds)
+    heed = functools.partial(_heed, start)
+    pairs = collect(teacher, expert, config.frames, seeds, heed)
     write_hdf5(run.root / "logits.h5", lambda file: write_tree(file, pairs._asdict()))
     network = build(config, teacher, expert, seeds)
-    best, losses = train(config, network, pairs, seeds.generator(TEAM, "replay"))
+    best, losses = train(config, network, pairs, seeds.generator(TEAM, "replay"), heed)
     checkpoint.begin(run.checkpoints, config.frames)
     draft = checkpoint.draft_folder(run.checkpoints, config.frames)
     state = {"values": best, "losses": np.array(losses)}
@@ -88,6 +91,14 @@ def _run(config: AlignConfig, teacher: Expert, expert: Expert, start: Start) -> 
     run.write_status(state="completed", frames=config.frames, exit_code=runtime.COMPLETED)
     run.unlock()
     print(f"mpi-ltcr: held-out loss {losses[0]:.4f} -> {min(losses):.4f} nats after {len(losses) - 1} epochs")
+
+
+def _heed(start: Start) -> None:
+    """Leave if asked to. Nothing is kept of an alignment that is not finished: a resume begins anew."""
+    if start.signals.received is not None:
+        start.run.write_status(state="preempted", exit_code=runtime.PREEMPTED)
+        start.run.unlock()
+        raise JobError(f"stopped; begin anew: mpi-ltcr resume {start.run.root}", runtime.PREEMPTED)
 
 
 class _Listener:
@@ -118,11 +129,17 @@ class _Listener:
         """Nothing is learned from the rewards."""
 
 
-def collect(teacher: Expert, expert: Expert, count: int, seeds: SeedTree) -> Pairs:
-    """`count` states along the expert's play of the student's task, as both networks see them."""
+def collect(
+    teacher: Expert, expert: Expert, count: int, seeds: SeedTree, heed: Callable[[], object] = lambda: None
+) -> Pairs:
+    """`count` states along the expert's play of the student's task, as both networks see them.
+
+    Args:
+        heed: called after each state; it may raise.
+    """
     env = envs.make(expert.env.id, expert.env.kwargs)
     listener = _Listener(teacher, expert, seeds.generator(0, "explore"))
-    loop = EnvLoop(env=env, seed_of=functools.partial(seeds.integer, 0, "env"), discount=1.0)
+    loop = EnvLoop(env=env, seed_of=functools.partial(seeds.integer, 0, "env"), discount=1.0, after_step=heed)
     for step in loop.steps(listener):
         if step.ended:
             listener.begin()
@@ -142,9 +159,17 @@ def build(config: AlignConfig, teacher: Expert, expert: Expert, seeds: SeedTree)
 
 
 def train(
-    config: AlignConfig, network: AlignmentNetwork, pairs: Pairs, rng: np.random.Generator
+    config: AlignConfig,
+    network: AlignmentNetwork,
+    pairs: Pairs,
+    rng: np.random.Generator,
+    heed: Callable[[], object] = lambda: None,
 ) -> tuple[np.ndarray, list[float]]:
-    """Minimise the alignment loss; the parameters with the best held-out loss, and that loss after each epoch."""
+    """Minimise the alignment loss; the parameters with the best held-out loss, and that loss after each epoch.
+
+    Args:
+        heed: called after each update; it may raise.
+    """
     order = rng.permutation(len(pairs.teacher))
     held = max(1, int(HELD_OUT * len(order)))
     teacher, student = (torch.from_numpy(logits[order]) for logits in pairs)
@@ -163,6 +188,7 @@ def train(
     for _ in range(config.epochs):
         for batch in np.array_split(held + rng.permutation(len(order) - held), math.ceil(len(order) / config.batch)):
             adam.step(loss_of(network(teacher[batch]), student[batch]))
+            heed()
         losses.append(held_out_loss())
         since = 0 if losses[-1] == min(losses) else since + 1
         if since == 0:

@@ -71,6 +71,8 @@ def _run(crew: Crew, role: CA3CRole, teachings: list[assembly.Teaching], store: 
         worker, workshop = _workshop(crew, role, teachings, store, lane, mailbox, start, serving)
     if start.resumed:
         _restore(crew, role, start, serving, workshop)
+    if serving:
+        serving.event("info", f"attempt {start.attempt} begins at T = {serving.server.frames}")
     start.greet(f"{_words(crew, role)} on {place(comm, torch.device('cpu'))}")
     if worker and workshop:
         ca3c(worker, workshop)

@@ -22,6 +22,8 @@ from mpi_ltcr.steppers import ParameterStore
 LAST_EPISODES = 100
 """The papers' number is the mean return of the last hundred training episodes."""
 IDLE_S = 3e-4
+SAVE_ATTEMPTS = 3
+"""Checkpoints in a row that may fail before the run stops."""
 
 
 class Serving:
@@ -60,6 +62,7 @@ class Serving:
         self.idle = False
         self._label: int | None = None
         self._last_saved = False
+        self._failed_saves = 0
         self.problem = ""
         """Why the last checkpoint could not be written, if so."""
         self.server.on_push = self._log
@@ -179,6 +182,7 @@ class Serving:
         except OSError as error:
             self._give_up(str(error))
             return
+        self._failed_saves = 0
         self._end_save()
 
     def _commit(self, label: int, frames: int) -> None:
@@ -194,6 +198,8 @@ class Serving:
 
     def _give_up(self, problem: str) -> None:
         self.problem = problem if self.server.closing else ""
+        self._failed_saves += 1
+        self.server.stop_asked |= self._failed_saves >= SAVE_ATTEMPTS
         self.event("error", f"checkpoint at frame {self._label} was not written: {problem}")
         self._end_save()
 

@@ -21,7 +21,7 @@ from mpi_ltcr.config_ca3c import CA3CConfig
 from mpi_ltcr.interfaces import Transition
 from mpi_ltcr.seeds import SeedTree
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
 
 class Outcome(NamedTuple):
