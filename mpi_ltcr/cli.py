@@ -40,13 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(print(HELP, end=""))
     if verb == "--version":
         sys.exit(print(f"mpi-ltcr {__version__}"))
-    if verb not in VERBS:
-        complain(f"{verb}: no such verb; use one of {', '.join(VERBS)}, or mpi-ltcr --help")
-        sys.exit(2)
     try:
+        if verb not in VERBS:
+            raise ConfigError(f"{verb}: no such verb; use one of {', '.join(VERBS)}, or mpi-ltcr --help")
         VERBS[verb](rest)
     except ConfigError as error:
         complain(str(error))
+        launch.let_rank0_leave_first()
         sys.exit(2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
@@ -31,3 +32,12 @@ def size() -> int:
 def by_open_mpi() -> bool:
     """Whether Open MPI's launcher started this process."""
     return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def let_rank0_leave_first() -> None:
+    """On any other rank that ends without MPI: wait for the launcher to end it.
+
+    Open MPI's kills the rest when the first rank leaves, and only rank 0 says why. (Others let each end by itself.)
+    """
+    if rank() > 0 and by_open_mpi():
+        time.sleep(10)

@@ -140,7 +140,9 @@ def start() -> MPI.Intracomm:
 def leave(code: int) -> None:
     """End this process in order, MPI included."""
     guard.finished = True
-    if MPI.Is_initialized() and not MPI.Is_finalized():
+    if not MPI.Is_initialized() or MPI.COMM_WORLD.size < launch.size():
+        launch.let_rank0_leave_first()
+    elif not MPI.Is_finalized():
         MPI.Finalize()
     sys.exit(code)
 

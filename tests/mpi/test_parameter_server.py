@@ -139,5 +139,9 @@ def test_a_stop_before_the_first_push_is_saved_like_any_other(ranks, check):
     check(ranks, "stop_before_the_first_push")
 
 
+def test_three_checkpoints_in_a_row_that_fail_stop_the_run(check):
+    check(2, "three_failed_checkpoints")
+
+
 def test_a_worker_that_cannot_save_costs_one_checkpoint_and_is_told_of_if_it_was_the_last(check):
     check(2, "worker_that_cannot_save")

@@ -568,6 +568,28 @@ def worker_that_cannot_save(comm: MPI.Intracomm) -> None:
         time.sleep(0.1)
 
 
+def three_failed_checkpoints(comm: MPI.Intracomm) -> None:
+    """The run stops by itself, long before its end, and saves that if it can."""
+    if comm.rank == 0:
+        serving = serving_of(comm, save_every=10)
+        run_serving(serving)
+        assert len([event for event in events(serving) if "was not written" in event]) == 3
+        assert serving.problem == ""
+        (folder,) = checkpoint.folders(FOLDER / "checkpoints" / "task")
+        assert checkpoint.frames_of(folder) == serving.server.frames <= 60
+        return
+    hand = Hand(comm)
+    hand.ok = False
+    order, saves = hand.exchange(0), 0
+    while not order & STOP:
+        order = hand.exchange(10)
+        if order & SAVE and not order & STOP:
+            saves = len(hand.saved)
+            hand.ok = saves == 3
+            time.sleep(0.5)  # so that the server learns of it before the next push
+    assert saves == 3
+
+
 def idle(comm: MPI.Intracomm) -> None:
     """A server to which nobody speaks for three seconds."""
     if comm.rank == 0:
