@@ -14,8 +14,7 @@ from mpi_ltcr import envs, options
 from mpi_ltcr.agents.a3c import A3CAgent
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
-from mpi_ltcr.config import ConfigError
-from mpi_ltcr.config_ca3c import A3CConfig, AlignConfig, CA3CConfig, TaskConfig, TeacherConfig
+from mpi_ltcr.config import A3CConfig, AlignConfig, CA3CConfig, ConfigError, TaskConfig, TeacherConfig
 from mpi_ltcr.interaction import EnvLoop
 from mpi_ltcr.interfaces import EnvSpec, State
 from mpi_ltcr.nets.alignment import AlignmentNetwork

@@ -15,8 +15,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from mpi_ltcr.config import Config, ConfigError, require
-from mpi_ltcr.config_ca3c import AlignConfig, CA3CConfig
+from mpi_ltcr.config import AlignConfig, CA3CConfig, Config, ConfigError, require
 from mpi_ltcr.yaml_check import MAX_BYTES, check_file
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -16,7 +16,7 @@ from mpi_ltcr import assembly_ca3c as assembly
 from mpi_ltcr import options
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
-from mpi_ltcr.config_ca3c import CA3CConfig
+from mpi_ltcr.config import CA3CConfig
 from mpi_ltcr.interfaces import State
 
 TESTS = Path(__file__).resolve().parent

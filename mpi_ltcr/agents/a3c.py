@@ -23,7 +23,7 @@ class A3CAgent:
         explore_rng: draws actions from the policy; part of the state.
         rl: False freezes the GAE interaction: the student only distils (CDRL Fig. 3a).
         layer: "distill" or "policy", the head that `mimic` trains.
-        discount, gae_lambda, value_coef, entropy_coef: see `config_ca3c.A3CConfig`.
+        discount, gae_lambda, value_coef, entropy_coef: see `config.A3CConfig`.
     """
 
     def __init__(

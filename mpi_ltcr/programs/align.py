@@ -23,7 +23,7 @@ from mpi_ltcr.archive.tree import write_tree
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.runtime import JobError
-from mpi_ltcr.config_ca3c import AlignConfig, CertificateConfig
+from mpi_ltcr.config import AlignConfig, CertificateConfig
 from mpi_ltcr.formulas import distillation
 from mpi_ltcr.interaction import EnvLoop
 from mpi_ltcr.interfaces import EnvSpec, Transition

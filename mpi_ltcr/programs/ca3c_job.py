@@ -19,7 +19,7 @@ from mpi_ltcr.comm.mailbox import Mailbox
 from mpi_ltcr.comm.parameter_server import ParameterServer, ServerLink
 from mpi_ltcr.comm.roles import CA3CRole, ca3c_roles
 from mpi_ltcr.comm.runtime import JobError
-from mpi_ltcr.config_ca3c import CA3CConfig
+from mpi_ltcr.config import CA3CConfig
 from mpi_ltcr.programs.ca3c import ca3c
 from mpi_ltcr.programs.job import Program, Start, place, together
 from mpi_ltcr.programs.serving import Serving

@@ -15,8 +15,7 @@ from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.comm.runtime import BAD_CHECKPOINT, JobError
-from mpi_ltcr.config import Config, ConfigError
-from mpi_ltcr.config_ca3c import CA3CConfig
+from mpi_ltcr.config import CA3CConfig, Config, ConfigError
 from mpi_ltcr.interaction import evaluate
 from mpi_ltcr.interfaces import Policy
 from mpi_ltcr.seeds import SeedTree

@@ -10,8 +10,7 @@ from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.collectives import HEADER
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
 from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER
-from mpi_ltcr.config import Config
-from mpi_ltcr.config_ca3c import CA3CConfig, TaskConfig
+from mpi_ltcr.config import CA3CConfig, Config, TaskConfig
 
 
 def describe_ltcr(config: Config, size: int) -> str:

@@ -75,7 +75,7 @@ class Alignment:
     Args:
         flat: parameters of `network`; None without one.
         stepper: where the gradients of line 27 go; None: F is frozen (offline alignment).
-        direction, temperature: of the alignment loss, see `config_ca3c.TeacherConfig`.
+        direction, temperature: of the alignment loss, see `config.TeacherConfig`.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ SCRIPTS = sorted(ANALYSIS.glob("*.py"))
 
 SCIENCE = {"formulas", "nets", "memory", "envs", "agents"}
 MACHINE = {"comm", "archive"}
-CONFIG = {"config", "config_ca3c", "yaml_check", "options"}
-EVERYTHING = SCIENCE | MACHINE | {"interfaces", "seeds", "steppers", "interaction", "transfer", "config", "config_ca3c"}
+CONFIG = {"config", "yaml_check", "options"}
+EVERYTHING = SCIENCE | MACHINE | {"interfaces", "seeds", "steppers", "interaction", "transfer", "config"}
 
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -36,13 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     "interaction": {"interfaces"},
     "transfer": {"interfaces", "formulas", "nets", "memory", "comm", "steppers"},
     "config": set(),
-    "config_ca3c": {"config"},
     "yaml_check": {"config"},
-    "options": {"config", "config_ca3c", "yaml_check"},
+    "options": {"config", "yaml_check"},
     "assembly": EVERYTHING | {"options"},
     "assembly_ca3c": EVERYTHING | {"options", "assembly"},
     "programs": {"interfaces", "interaction", "assembly", "assembly_ca3c", "comm", "archive", "formulas"}
-    | {"config", "config_ca3c", "options", "seeds", "envs", "transfer"},
+    | {"config", "options", "seeds", "envs", "transfer"},
     "cli": {"config", "options", "comm", "programs", "archive", "envs"},
 }
 """Room (a folder, or a file beside them) -> rooms that it may import from, besides itself."""
@@ -62,8 +61,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "matplotlib": ("analysis/",),
     "pandas": ("analysis/",),
     "scipy": ("analysis/",),
-    "jsonargparse": tuple(f"mpi_ltcr/{name}.py" for name in CONFIG),
-    "yaml": tuple(f"mpi_ltcr/{name}.py" for name in CONFIG),
+    "jsonargparse": tuple(f"mpi_ltcr/{name}" for name in CONFIG),
+    "yaml": tuple(f"mpi_ltcr/{name}" for name in CONFIG),
 }
 """Third parties that have one place."""
 

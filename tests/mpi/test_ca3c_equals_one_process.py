@@ -17,7 +17,7 @@ from ca3c_helpers import POLE, POLE3, TOYS, certificate, config_file, difference
 from mpi_ltcr import assembly_ca3c as assembly
 from mpi_ltcr import envs, options
 from mpi_ltcr.archive.reader import open_log
-from mpi_ltcr.config_ca3c import CA3CConfig
+from mpi_ltcr.config import CA3CConfig
 from mpi_ltcr.interfaces import Transition
 from mpi_ltcr.seeds import SeedTree
 

@@ -17,8 +17,7 @@ from mpi_ltcr import options
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.comm.parameter_server import ServerLink
-from mpi_ltcr.config import Config, ConfigError
-from mpi_ltcr.config_ca3c import AlignConfig, CA3CConfig
+from mpi_ltcr.config import AlignConfig, CA3CConfig, Config, ConfigError
 from mpi_ltcr.interaction import Episode, explore_rollout
 from mpi_ltcr.interfaces import Metrics, Rollout
 from mpi_ltcr.nets.alignment import AlignmentNetwork

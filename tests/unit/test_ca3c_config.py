@@ -11,8 +11,7 @@ import yaml
 from ca3c_helpers import POLE, POLE3, TINY, certificate, config_file
 
 from mpi_ltcr import cli, options
-from mpi_ltcr.config import ConfigError
-from mpi_ltcr.config_ca3c import A3CConfig, AlignConfig, CA3CConfig, TaskConfig, TeacherConfig
+from mpi_ltcr.config import A3CConfig, AlignConfig, CA3CConfig, ConfigError, TaskConfig, TeacherConfig
 
 PRESETS = [name for name in options.preset_names() if "cdrl" in name or "a3c" in name]
 PONG, BOWLING = ({"name": g, "env": {"id": "mpi_ltcr/Atari-v0", "kwargs": {"game": g}}} for g in ("Pong", "Bowling"))

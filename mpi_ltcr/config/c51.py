@@ -1,0 +1,71 @@
+"""What can be asked of a Categorical DQN agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from mpi_ltcr.config.checks import check_numbers, require
+
+
+@dataclass(frozen=True)
+class C51Config:
+    """Categorical DQN (LTCR section 2)."""
+
+    backend: Literal["eager", "fused"] = "eager"
+    """`eager`: torch's autograd, any network and device; `fused`: by hand in numpy, an MLP on the CPU, faster."""
+    torso: Literal["mlp", "linear"] = "mlp"
+    """Layers between observation and atoms. `linear`: none, LTCR Eq. 5."""
+    hidden: tuple[PositiveInt, ...] = (128, 128)
+    """Widths of the MLP's layers (ref)."""
+    atoms: PositiveInt = 51
+    """K, atoms of the support (LTCR Fig. 5)."""
+    vmin: float = -100.0
+    """Lowest atom, in scaled reward (ref: r_max / (1 - discount))."""
+    vmax: float = 100.0
+    """Highest atom, in scaled reward (ref)."""
+    discount: ClosedUnitInterval = 0.99
+    """gamma (LTCR 4.1)."""
+    lr: PositiveFloat = 1e-4
+    """Adam's step size alpha (LTCR 4.1)."""
+    adam_eps: PositiveFloat = 3.125e-4
+    """Adam's epsilon: 0.01 / 32 (ref)."""
+    grad_clip: NonNegativeFloat = 0.0
+    """Largest global gradient norm, 0 = never clipped (ref)."""
+    batch: PositiveInt = 32
+    """Transitions in one Revisit update (ref)."""
+    replay_capacity: PositiveInt = 50_000
+    """Transitions in the private experience buffer (ref)."""
+    warmup: NonNegativeInt = 500
+    """Frames before the first Revisit update (ref)."""
+    update_period: PositiveInt = 1
+    """Frames for each gradient slot (ref)."""
+    target_period: PositiveInt = 100
+    """Frames between hard copies into the target network (ref: the value that gives Fig. 5)."""
+    epsilon_start: ClosedUnitInterval = 1.0
+    """Share of random actions at frame 0 (LTCR 4.1)."""
+    epsilon_end: ClosedUnitInterval = 0.01
+    """Share of random actions after `epsilon_frames` (LTCR 4.1)."""
+    epsilon_frames: PositiveInt = 10_000
+    """Frames of the linear way from start to end (ref: a tenth of the run)."""
+    reward_scale: PositiveFloat = 1.0
+    """The learner sees reward * reward_scale; logs hold the environment's own (ref)."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "agent.")
+        require(self.atoms >= 2, f"agent.atoms: {self.atoms} cannot span a support; take at least 2, the paper has 51")
+        require(self.vmin < self.vmax, f"agent.vmin: {self.vmin} must lie below agent.vmax: {self.vmax}")
+        require(
+            self.batch <= self.replay_capacity,
+            f"agent.batch: {self.batch} is more than agent.replay_capacity holds: {self.replay_capacity}",
+        )
+        require(
+            self.warmup <= self.replay_capacity,
+            f"agent.warmup: {self.warmup} is more than agent.replay_capacity holds: {self.replay_capacity}",
+        )
+        require(
+            self.torso == "linear" or len(self.hidden) > 0,
+            "agent.hidden: an mlp has at least one layer; for none set agent.torso: linear",
+        )

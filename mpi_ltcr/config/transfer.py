@@ -1,0 +1,79 @@
+"""What can be asked of LTCR's exchange."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+
+from mpi_ltcr.config.checks import require
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """How teammates teach each other (LTCR section 3)."""
+
+    method: Literal["public_memory", "none"] = "public_memory"
+    """`public_memory` is LTCR through M0, `none` is learning independently."""
+    revisit: NonNegativeInt = 9
+    """First number of the ratio Revisit : Digest, 9 in 9-1-LTCR (LTCR 4.2)."""
+    digest: NonNegativeInt = 1
+    """Second number of the ratio, 1 in 9-1-LTCR (LTCR 4.2)."""
+    cycle: PositiveInt = 10
+    """Gradient slots, and so updates, in one round of the four phases (ref)."""
+    demonstrations: PositiveInt = 32
+    """N, vectors in the sample Phi_0 of a round (ref)."""
+    upload_probability: ClosedUnitInterval = 1.0
+    """Share of explored (s, a) that go to M0 (ref)."""
+    memory_size: PositiveInt = 50_000
+    """Feature vectors that M0 holds, the oldest leave (ref)."""
+    subset: Literal["common", "per_teacher"] = "common"
+    """`common`: one Phi_0 for all; `per_teacher`: each teacher draws its own (LTCR 3.1, literally)."""
+    target: Literal["peer", "mean"] = "peer"
+    """`peer`: Eq. 6 with every other agent; `mean`: the average of all agents' distributions (LTCR 3.2)."""
+    speak_net: Literal["online", "target"] = "online"
+    """The network that answers as a teacher (ref)."""
+    start: NonNegativeInt = 500
+    """Frames before the first exchange: explore first (ref: the agents' warm-up)."""
+
+    def __post_init__(self) -> None:
+        parts = self.revisit + self.digest
+        require(parts > 0, "transfer.revisit: 0:0 leaves nothing to do; the paper's ratios are 9:1, 7:3 and 5:5")
+        require(
+            self.cycle * self.digest % parts == 0,
+            f"transfer.cycle: {self.cycle} slots cannot be divided {self.revisit}:{self.digest}; "
+            f"take a multiple of {parts // math.gcd(parts, self.digest)}",
+        )
+        require(
+            not (self.subset == "per_teacher" and self.target == "mean"),
+            "transfer.target: mean needs every teacher's answer on the same vectors: set transfer.subset: common",
+        )
+        require(
+            self.method == "none" or self.digest > 0,
+            "transfer.digest: 0 makes the exchange useless; to learn alone set transfer.method: none",
+        )
+        require(
+            self.method == "public_memory" or self.digest == 0,
+            f"transfer.digest: {self.digest} has no lessons with transfer.method: none; set transfer.digest: 0",
+        )
+        require(
+            self.method == "none" or self.upload_probability > 0,
+            "transfer.upload_probability: 0 leaves M0 empty; take a value in (0, 1]",
+        )
+        require(
+            self.demonstrations <= self.memory_size,
+            f"transfer.demonstrations: {self.demonstrations} is more than transfer.memory_size holds: "
+            f"{self.memory_size}",
+        )
+
+    @property
+    def digest_slots(self) -> int:
+        """Digest updates in one round."""
+        return self.cycle * self.digest // (self.revisit + self.digest)
+
+    @property
+    def revisit_slots(self) -> int:
+        """Revisit updates in one round."""
+        return self.cycle - self.digest_slots

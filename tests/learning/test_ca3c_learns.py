@@ -1,0 +1,110 @@
+"""cA3C learns: two workers solve CartPole, a trained teacher saves steps, and a student of other actions is aligned.
+
+Runs of one worker are the same to the last bit every time; those of two are not, so that their threshold has room.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ca3c_helpers import POLE, POLE3, TOYS, config_file
+from conftest import Started
+
+from mpi_ltcr.archive.reader import open_log
+
+pytestmark = [pytest.mark.mpi, pytest.mark.slow, pytest.mark.timeout(900)]
+
+LIMIT = 400
+"""Seconds for a job of half a minute, on a busy machine."""
+AGENT = {"torso": "mlp", "hidden": [64], "lstm": 32, "rollout": 20, "gae_lambda": 0.95, "reward_scale": 0.05}
+
+
+def begin(
+    folder: Path, name: str, frames: int, lr: float, task: dict[str, Any], seed: int = 1, workers: int = 1
+) -> Started:
+    """A run that is under way, of workers that share a rank with the server."""
+    path = config_file(
+        folder, f"{name}.yaml", frames=frames, seed=seed, workers=workers, server="shared", tasks=[task],
+        agent={**AGENT, "lr": lr}, checkpoint={"every": 10**6},
+    )  # fmt: skip
+    argv = ["-m", "mpi_ltcr", "train", "--config", str(path), "--out", name]
+    return Started(workers if workers > 1 else 0, argv, folder, TOYS)
+
+
+def ended(*jobs: Started) -> None:
+    try:
+        for job in jobs:
+            done = job.finish(LIMIT)
+            assert done.rc == 0, done.err
+    finally:
+        for job in jobs:
+            if job.process.poll() is None:
+                job.kill()
+
+
+def returns_of(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """T at the end of each training episode, and its return."""
+    pushes = open_log(run / "logs" / "server0000.h5").table("pushes")
+    over = ~np.isnan(pushes["episode_return"])
+    return pushes["frames"][over], pushes["episode_return"][over]
+
+
+def steps_to(run: Path, value: float, episodes: int) -> float:
+    """T at which so many episodes in a row first had a mean return of `value`; infinite if they never had."""
+    frames, returns = returns_of(run)
+    means = np.convolve(returns, np.ones(episodes) / episodes, "valid")
+    reached = np.flatnonzero(means >= value)
+    return float(frames[reached[0] + episodes - 1]) if len(reached) else np.inf
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("learning")
+
+
+@pytest.fixture(scope="module")
+def expert(folder: Path) -> Path:
+    """Two asynchronous workers on CartPole."""
+    ended(begin(folder, "expert", 32_000, 3e-3, POLE, workers=2))
+    return folder / "expert"
+
+
+def test_two_asynchronous_workers_solve_cartpole(expert):
+    """A random policy holds the pole for some 22 frames; 200 is the most."""
+    _, returns = returns_of(expert)
+    assert np.mean(returns[:50]) < 60
+    assert steps_to(expert, 150, 100) < 32_000
+    assert np.mean(returns[-50:]) > 120
+
+
+def test_a_trained_teacher_saves_most_of_the_steps_to_a_threshold_with_each_of_three_seeds(expert, folder):
+    """CDRL Fig. 3b: into the policy layer, beside the GAE interaction. At this learning rate it takes 6000 alone."""
+    given = {"task": "pole", "checkpoint": str(expert), "layer": "policy", "align": "identity"}
+    needed = {}
+    for seed in (1, 2, 3):
+        taught = begin(folder, f"taught{seed}", 4500, 1e-3, {**POLE, "teachers": [given]}, seed=seed)
+        alone = begin(folder, f"alone{seed}", 4500, 1e-3, POLE, seed=seed)
+        ended(taught, alone)
+        needed[seed] = [steps_to(folder / f"{name}{seed}", 100, 10) for name in ("taught", "alone")]
+    for taught, alone in needed.values():
+        assert taught < 3500, needed
+        assert taught < alone / 1.4, needed
+
+
+def test_a_teacher_of_two_actions_is_aligned_with_a_student_of_three_and_the_alignment_loss_falls(expert, folder):
+    given = {"task": "pole", "checkpoint": str(expert), "t1": 4000, "t2": 6000}
+    ended(begin(folder, "aligned", 8000, 3e-3, {**POLE3, "teachers": [given]}))
+    rollouts = open_log(folder / "aligned" / "logs" / "agent0000.h5").table("rollouts")
+    aligning = rollouts["frames"] >= 4000
+    losses, entropies = rollouts["align_loss"][aligning], rollouts["entropy"][aligning]
+    assert np.isfinite(losses).all()
+    assert np.isnan(rollouts["align_loss"][~aligning]).all()
+    eighth = len(losses) // 8
+    assert losses[-4 * eighth :].mean() < 0.7 * losses[:eighth].mean()
+    uniform = np.log(3) - entropies  # the loss of an F that knows nothing of the student
+    assert losses[-4 * eighth :].mean() < 0.8 * uniform[-4 * eighth :].mean()
+    assert np.isfinite(rollouts["distill_loss"][rollouts["frames"] >= 6000]).all()
+    assert steps_to(folder / "aligned", 100, 10) < 8000
