@@ -10,27 +10,20 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 import torch
-from torch import nn
 
 from mpi_ltcr import __version__, envs
 from mpi_ltcr.agents.c51 import C51Agent
-from mpi_ltcr.agents.c51_fused import FusedC51Agent
+from mpi_ltcr.assembly_c51 import build_c51
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role
 from mpi_ltcr.config import C51Config, Config, ConfigError
 from mpi_ltcr.envs.lockstep import TeamGames, TeamLoop, play_episode
 from mpi_ltcr.envs.opponents import make_opponent
 from mpi_ltcr.envs.space_battle_solo import SpaceBattleSolo
-from mpi_ltcr.formulas import categorical
 from mpi_ltcr.interaction import EnvLoop, evaluate, random_features
 from mpi_ltcr.interfaces import EnvSpec, Episode, Features, Loop, Policy
 from mpi_ltcr.memory.public import PublicMemory
-from mpi_ltcr.memory.replay import UniformReplay
-from mpi_ltcr.nets.atoms import AtomNetwork
-from mpi_ltcr.nets.flat import flatten
-from mpi_ltcr.nets.torsos import MLP, Identity
 from mpi_ltcr.seeds import TEAM, SeedTree
-from mpi_ltcr.steppers import LocalAdam
 from mpi_ltcr.transfer.none import NoTransfer
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
 
@@ -156,69 +149,6 @@ def _build_transfer(
         subset=config.transfer.subset,
         target=config.transfer.target,
         start=config.transfer.start // config.round_frames,
-    )
-
-
-def build_c51(
-    settings: C51Config,
-    spec: EnvSpec,
-    seeds: SeedTree,
-    index: int,
-    device: torch.device,
-    eval_epsilon: float,
-    speak_net: str,
-) -> C51Agent:
-    """Agent number `index`, with weights drawn from its own branch of the seed tree."""
-    generator = torch.Generator().manual_seed(seeds.integer(index, "weights"))
-    net, target_net = (build_net(settings, spec, generator).to(device) for _ in range(2))
-    flat, target_flat = flatten(net), flatten(target_net)
-    stepper = functools.partial(
-        LocalAdam, flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
-    )
-    return _c51_class(settings, spec, device)(
-        spec=spec,
-        net=net,
-        target_net=target_net,
-        flat=flat,
-        target_flat=target_flat,
-        support=categorical.support(settings.vmin, settings.vmax, settings.atoms, device=device),
-        replay=UniformReplay(capacity=settings.replay_capacity, spec=spec, rng=seeds.generator(index, "replay")),
-        revisit_stepper=stepper(name="revisit"),
-        digest_stepper=stepper(name="digest"),
-        explore_rng=seeds.generator(index, "explore"),
-        batch=settings.batch,
-        warmup=settings.warmup,
-        target_period=settings.target_period,
-        epsilon_start=settings.epsilon_start,
-        epsilon_end=settings.epsilon_end,
-        epsilon_frames=settings.epsilon_frames,
-        eval_epsilon=eval_epsilon,
-        speak_net=speak_net,
-    )
-
-
-def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Callable[..., C51Agent]:
-    """The agent that computes as `backend` says; raises ConfigError where it cannot."""
-    if settings.backend == "eager":
-        return C51Agent
-    if device.type != "cpu":
-        raise ConfigError("agent.backend: fused computes on the CPU; set runtime.device: cpu, or agent.backend: eager")
-    widths = settings.hidden if settings.torso == "mlp" else ()
-    return functools.partial(
-        FusedC51Agent, sizes=[int(np.prod(spec.obs_shape)), *widths, spec.num_actions * settings.atoms]
-    )
-
-
-def build_net(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> AtomNetwork:
-    """The value network of one agent."""
-    inputs = int(np.prod(spec.obs_shape))
-    torso: nn.Module
-    if settings.torso == "linear":
-        torso, features = Identity(inputs=inputs), inputs
-    else:
-        torso, features = MLP(inputs=inputs, widths=settings.hidden, generator=generator), settings.hidden[-1]
-    return AtomNetwork(
-        torso=torso, features=features, actions=spec.num_actions, atoms=settings.atoms, generator=generator
     )
 
 

@@ -79,9 +79,10 @@ class EnvLoop:
         self.value += reward
         self.frames += 1
         discount = 0.0 if terminated else self.discount  # a truncation bootstraps
-        transition = Transition(before, action, reward * self.reward_scale, discount, next_obs)
+        over = bool(terminated or truncated)
+        transition = Transition(before, action, reward * self.reward_scale, discount, next_obs, over)
         self.obs = next_obs
-        if not (terminated or truncated):
+        if not over:
             return transition, None
         ended = Episode(self.value, len(self.actions), not terminated)
         self._start(self.episode + 1)

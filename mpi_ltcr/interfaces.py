@@ -35,6 +35,10 @@ class Transition(NamedTuple):
     discount: Any
     """gamma^n: 0 only at a termination. A truncation keeps it, so that the value there bootstraps."""
     next_obs: np.ndarray
+    over: bool = False
+    """Its episode ended with it, by termination or truncation: what follows belongs to another one."""
+    game: int = 0
+    """Of several that are played side by side, the one it belongs to."""
 
 
 class Battle(NamedTuple):

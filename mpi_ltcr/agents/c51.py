@@ -9,7 +9,7 @@ import torch
 
 from mpi_ltcr.formulas import categorical, distillation, schedules
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Metrics, NonFiniteError, Policy, State, Stepper, Transition
-from mpi_ltcr.memory.replay import UniformReplay
+from mpi_ltcr.memory.replay import Replay, Sample
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import FlatParameters
 
@@ -36,7 +36,7 @@ class C51Agent:
         flat: FlatParameters,
         target_flat: FlatParameters,
         support: torch.Tensor,
-        replay: UniformReplay,
+        replay: Replay,
         revisit_stepper: Stepper,
         digest_stepper: Stepper,
         explore_rng: np.random.Generator,
@@ -91,13 +91,14 @@ class C51Agent:
         Raises:
             NonFiniteError: the loss is not finite.
         """
-        if self.frames < max(self.warmup, self.batch):
+        if self.frames < self.warmup or len(self.replay) < self.batch:
             return {}
         metrics = self._follow_td(self.replay.sample(self.batch))
         self.revisits += 1
         return metrics
 
-    def _follow_td(self, batch: Transition) -> Metrics:
+    def _follow_td(self, sample: Sample) -> Metrics:
+        batch = sample.batch
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         with torch.no_grad():
             next_logits = self.target_net(self._obs(batch.next_obs))

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpi_ltcr.agents.c51 import C51Agent
-from mpi_ltcr.interfaces import Features, Lesson, Metrics, Transition
+from mpi_ltcr.interfaces import Features, Lesson, Metrics
+from mpi_ltcr.memory.replay import Sample
 from mpi_ltcr.steppers import LocalAdam
 
 
@@ -134,7 +135,8 @@ class FusedC51Agent(C51Agent):
     def _masses(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
         return softmax(self._logits(obs, target=target))
 
-    def _follow_td(self, batch: Transition) -> Metrics:
+    def _follow_td(self, sample: Sample) -> Metrics:
+        batch = sample.batch
         masses = softmax(self._logits(batch.next_obs, target=True))
         best = (masses @ self.z).argmax(-1)
         positions = batch.reward[:, None] + batch.discount[:, None] * self.z

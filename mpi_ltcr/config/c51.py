@@ -28,6 +28,8 @@ class C51Config:
     """Highest atom, in scaled reward (ref)."""
     discount: ClosedUnitInterval = 0.99
     """gamma (LTCR 4.1)."""
+    n_step: PositiveInt = 1
+    """Steps of reward in a target before the target network takes over; Rainbow has 3."""
     lr: PositiveFloat = 1e-4
     """Adam's step size alpha (LTCR 4.1)."""
     adam_eps: PositiveFloat = 3.125e-4

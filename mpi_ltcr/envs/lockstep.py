@@ -80,13 +80,13 @@ class TeamGames:
         outcome = self.world.step(actions)
         after = self.world.observe()
         for game in range(self.games):
-            transition = None
+            transition, over = None, bool(outcome.over[game])
             if lived[game]:
                 reward = float(outcome.team_reward[game, 0])
                 discount = 0.0 if outcome.terminated[game, self.ship] else 1.0
                 obs, next_obs = before[game, self.ship].copy(), after[game, self.ship].copy()
-                transition = Transition(obs, int(mine[game]), reward, discount, next_obs)
-            yield Step(transition, self._ended(game) if outcome.over[game] else None)
+                transition = Transition(obs, int(mine[game]), reward, discount, next_obs, over, game)
+            yield Step(transition, self._ended(game) if over else None)
         self._renew(outcome.over)
 
     def _renew(self, over: np.ndarray) -> None:

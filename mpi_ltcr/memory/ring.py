@@ -25,12 +25,13 @@ class Ring:
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
-    def add(self, **row: object) -> None:
-        """Store one row over the oldest."""
+    def add(self, **row: object) -> int:
+        """Store one row over the oldest; its place."""
         at = self.added % self.capacity
         for name, value in row.items():
             self.data[name][at] = value
         self.added += 1
+        return at
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Copies of the rows at these places."""

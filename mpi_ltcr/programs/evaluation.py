@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from mpi_ltcr import assembly, envs, options
+from mpi_ltcr import assembly_c51, envs, options
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
@@ -58,7 +58,7 @@ def _ltcr_guest(config: Config, run: RunDirectory, index: int) -> Guest:
     size = checkpoint.read_manifest(folder)["world_size"]
     _require_index(index, size, "agents")
     env = envs.make(config.env.id, config.env.kwargs)
-    agent = assembly.build_c51(
+    agent = assembly_c51.build_c51(
         config.agent_of(index),
         envs.spec_of(config.env.id, env),
         SeedTree(config.seed),

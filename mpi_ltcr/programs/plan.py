@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mpi_ltcr import assembly, envs
+from mpi_ltcr import assembly, assembly_c51, envs
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.collectives import HEADER
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
@@ -25,7 +25,7 @@ def describe_ltcr(config: Config, size: int) -> str:
     saved = 0
     for role in ltcr_roles(size):
         settings = config.agent_of(role.agent)
-        net = assembly.build_net(settings, spec, torch.Generator())
+        net = assembly_c51.build_net(settings, spec, torch.Generator())
         parameters = sum(p.numel() for p in net.parameters())
         saved += 4 * parameters * 6 + settings.replay_capacity * transition
         device = assembly.torch_device(config.runtime.device, role.rank)

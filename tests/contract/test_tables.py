@@ -17,7 +17,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from mpi_ltcr import assembly, envs, interfaces, options
+from mpi_ltcr import assembly, assembly_c51, envs, interfaces, options
 from mpi_ltcr.agents import AGENTS
 from mpi_ltcr.archive.checkpoint import flatten
 from mpi_ltcr.archive.schema import columns
@@ -76,7 +76,7 @@ def make_agent(name: str, seed: int = 1, index: int = 0) -> Any:
         epsilon_frames=60,
         lr=0.01,
     )
-    return assembly.build_c51(settings, SPEC, SeedTree(seed), index, torch.device("cpu"), 0.05, "online")
+    return assembly_c51.build_c51(settings, SPEC, SeedTree(seed), index, torch.device("cpu"), 0.05, "online")
 
 
 def some_features(count: int, seed: int = 0) -> Features:

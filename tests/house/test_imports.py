@@ -38,10 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "yaml_check": {"config"},
     "options": {"config", "yaml_check"},
-    "assembly": EVERYTHING | {"options"},
+    "assembly": EVERYTHING | {"options", "assembly_c51"},
+    "assembly_c51": EVERYTHING,
     "assembly_ca3c": EVERYTHING | {"options", "assembly"},
-    "programs": {"interfaces", "interaction", "assembly", "assembly_ca3c", "comm", "archive", "formulas"}
-    | {"config", "options", "seeds", "envs", "transfer"},
+    "programs": {"interfaces", "interaction", "assembly", "assembly_c51", "assembly_ca3c", "comm", "archive"}
+    | {"formulas", "config", "options", "seeds", "envs", "transfer"},
     "cli": {"config", "options", "comm", "programs", "archive", "envs"},
 }
 """Room (a folder, or a file beside them) -> rooms that it may import from, besides itself."""

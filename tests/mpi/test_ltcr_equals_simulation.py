@@ -18,7 +18,7 @@ from mpi_ltcr import envs, options
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.archive.checkpoint import flatten, load_file
 from mpi_ltcr.archive.reader import read_logs
-from mpi_ltcr.assembly import build_c51
+from mpi_ltcr.assembly_c51 import build_c51
 from mpi_ltcr.config import Config
 from mpi_ltcr.interfaces import Features, Lesson, Transition
 from mpi_ltcr.seeds import TEAM, SeedTree
@@ -53,10 +53,11 @@ class Player:
     def step(self) -> tuple[np.ndarray, int]:
         obs, action = self.obs, self.agent.act(self.obs)
         self.obs, reward, terminated, truncated, _ = self.env.step(action)
-        self.agent.observe(Transition(obs, action, reward, 0.0 if terminated else self.discount, self.obs))
+        over = terminated or truncated
+        self.agent.observe(Transition(obs, action, reward, 0.0 if terminated else self.discount, self.obs, over))
         self.played.append(action)
         self.value += reward
-        if terminated or truncated:
+        if over:
             self.returns.append(self.value)
             self.begin(self.episode + 1)
         return obs, action

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mpi_ltcr.agents.c51 import C51Agent, value_spread
 from mpi_ltcr.archive import checkpoint
-from mpi_ltcr.assembly import build_c51
+from mpi_ltcr.assembly_c51 import build_c51
 from mpi_ltcr.config import C51Config, TransferConfig
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, NonFiniteError, Transition
 from mpi_ltcr.nets.flat import flatten
@@ -117,7 +117,7 @@ def test_a_revisit_follows_the_gradient_of_equation_3_written_out_naively(build)
     agent = feed(build())
     agent.target_flat.values.detach().mul_(1.7)  # a target network that is not the online one
     twin = copy.deepcopy(agent)
-    batch = twin.replay.sample(TINY.batch)
+    batch = twin.replay.sample(TINY.batch).batch
     targets = torch.from_numpy(naive_targets(twin, batch)).float()
     logits = twin.net(torch.from_numpy(batch.obs * SPEC.obs_scale))
     loss = torch.stack(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpi_ltcr import assembly, envs, options
+from mpi_ltcr import assembly_c51, envs, options
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.agents.c51_fused import FusedC51Agent, backward, forward, layers_of, log_softmax, project
 from mpi_ltcr.config import ConfigError
@@ -25,7 +25,7 @@ def agent_of(backend: str, *overrides: str) -> C51Agent:
     """An agent on CartPole that has explored 300 frames."""
     config, _ = options.load(["ltcr-cartpole-alone", "--agent.backend", backend, "--agent.warmup", "50", *overrides])
     env = envs.make(config.env.id, {})
-    agent = assembly.build_c51(config.agent, envs.spec_of(config.env.id, env), SeedTree(3), 0, CPU, 0.001, "online")
+    agent = assembly_c51.build_c51(config.agent, envs.spec_of(config.env.id, env), SeedTree(3), 0, CPU, 0.001, "online")
     explore(EnvLoop(env=env, seed_of=lambda k: 7 + k, discount=0.99), agent, 300)
     return agent
 
@@ -93,7 +93,7 @@ def test_the_fused_backend_is_refused_where_it_cannot_compute() -> None:
     config, _ = options.load(["ltcr-cartpole-alone", "--agent.backend", "fused"])
     spec = envs.spec_of(config.env.id, envs.make(config.env.id, {}))
     with pytest.raises(ConfigError, match=r"agent\.backend.*agent\.backend: eager"):
-        assembly.build_c51(config.agent, spec, SeedTree(1), 0, torch.device("meta"), 0.001, "online")
+        assembly_c51.build_c51(config.agent, spec, SeedTree(1), 0, torch.device("meta"), 0.001, "online")
 
 
 def test_vectors_of_another_network_are_refused() -> None:

@@ -12,9 +12,12 @@ from scipy.stats import chisquare
 
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.interfaces import EnvSpec, Features, Transition
+from mpi_ltcr.memory.dense import DenseStore
+from mpi_ltcr.memory.n_step import NStep
 from mpi_ltcr.memory.public import PublicMemory
-from mpi_ltcr.memory.replay import UniformReplay
+from mpi_ltcr.memory.replay import Replay
 from mpi_ltcr.memory.ring import Ring
+from mpi_ltcr.memory.uniform import UniformOrder
 
 SPEC = EnvSpec((2,), np.dtype(np.float32), 3)
 
@@ -25,8 +28,9 @@ def transition(number: int) -> Transition:
     return Transition(obs, number % 3, float(number), 0.5 * number, obs + 1)
 
 
-def replay(capacity: int = 10, steps: int = 0, seed: int = 0) -> UniformReplay:
-    memory = UniformReplay(capacity=capacity, spec=SPEC, rng=np.random.default_rng(seed))
+def replay(capacity: int = 10, steps: int = 0, seed: int = 0, spec: EnvSpec = SPEC) -> Replay:
+    store = DenseStore(capacity=capacity, spec=spec)
+    memory = Replay(store=store, order=UniformOrder(rng=np.random.default_rng(seed)), n_step=NStep(steps=1))
     for number in range(steps):
         memory.add(transition(number))
     return memory
@@ -60,32 +64,34 @@ def test_a_ring_holds_what_a_deque_of_its_length_holds(capacity, rows):
 
 def test_the_oldest_row_leaves_first():
     memory = replay(capacity=4, steps=6)
-    held = memory.ring.take(np.arange(4))["reward"]
+    held = memory.store.take(np.arange(4)).reward
     assert sorted(held) == [2, 3, 4, 5]
 
 
 def test_taken_rows_are_copies():
-    ring = replay(steps=3).ring
+    ring = replay(steps=3).store.ring
     ring.take(np.array([1]))["obs"][:] = 99
     assert (ring.take(np.array([1]))["obs"] == [[1, -1]]).all()
 
 
 def test_a_sampled_batch_keeps_transitions_whole_and_has_the_documented_types():
-    batch = replay(capacity=50, steps=80).sample(200)
+    sample = replay(capacity=50, steps=80).sample(200)
+    batch = sample.batch
     numbers = batch.reward
     assert (batch.obs == np.stack([numbers, -numbers], 1)).all()
     assert (batch.next_obs == batch.obs + 1).all()
     assert (batch.action == numbers % 3).all()
     assert (batch.discount == 0.5 * numbers).all()
     assert {numbers.min(), numbers.max()} <= set(range(30, 80))
-    kinds = [field.dtype for field in batch]
+    kinds = [field.dtype for field in batch[:5]]
     assert kinds == [np.float32, np.int64, np.float32, np.float32, np.float32]
+    assert (sample.rows.dtype, sample.weights.dtype, sample.weights.min()) == (np.int64, np.float32, 1)
 
 
 @pytest.mark.parametrize("filled", [7, 20])
 def test_every_remembered_step_is_sampled_equally_often(filled):
     memory = replay(capacity=20, steps=filled, seed=1)
-    drawn = np.concatenate([memory.sample(32).reward for _ in range(1000)]).astype(int)
+    drawn = np.concatenate([memory.sample(32).batch.reward for _ in range(1000)]).astype(int)
     assert chisquare(np.bincount(drawn, minlength=filled)).pvalue > 0.01
     assert len(np.bincount(drawn)) == filled  # nothing from rows that were never written
 
@@ -118,12 +124,12 @@ def test_a_memory_that_was_saved_and_loaded_goes_on_like_the_first(count, tmp_pa
         second.load_state(saved_and_loaded(first.state(), tmp_path))
         for number in range(5):
             for memory in (first, second):
-                if isinstance(memory, UniformReplay):
+                if isinstance(memory, Replay):
                     memory.add(transition(100 + number))
                 else:
                     memory.add(Features(np.full((1, 2), number, np.float32), np.array([number])))
-            for one, two in zip(first.sample(16), second.sample(16), strict=True):
-                assert (one == two).all()
+            one, two = ((m.sample(16).batch if isinstance(m, Replay) else m.sample(16)) for m in (first, second))
+            assert all((a == b).all() for a, b in zip(one[:2], two[:2], strict=True))
         assert len(first) == len(second)
 
 
@@ -135,8 +141,8 @@ def test_a_saved_ring_of_another_capacity_or_shape_is_refused():
         replay(capacity=11).load_state(state)
     other = EnvSpec((3,), np.dtype(np.float32), 3)
     with pytest.raises(ValueError, match="saved rows of obs"):
-        UniformReplay(capacity=10, spec=other, rng=np.random.default_rng(0)).load_state(state)
+        replay(capacity=10, spec=other).load_state(state)
 
 
 def test_a_checkpoint_does_not_pay_for_rows_that_were_never_written():
-    assert replay(capacity=10_000, steps=3).state()["ring"]["rows"]["obs"].shape == (3, 2)
+    assert replay(capacity=10_000, steps=3).state()["store"]["ring"]["rows"]["obs"].shape == (3, 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpi_ltcr.assembly import build_net
+from mpi_ltcr.assembly_c51 import build_net
 from mpi_ltcr.config import C51Config
 from mpi_ltcr.interfaces import EnvSpec
 from mpi_ltcr.nets.atoms import AtomNetwork

@@ -62,7 +62,7 @@ def in_thread() -> None:
 
 
 def loss_becomes_nan(agent: C51Agent, *_: Any) -> None:
-    agent.replay.ring.data["reward"][:] = math.nan
+    agent.replay.store.ring.data["reward"][:] = math.nan
 
 
 def weights_become_nan(agent: C51Agent, *_: Any) -> None:

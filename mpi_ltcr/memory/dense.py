@@ -1,0 +1,56 @@
+"""Transitions as they are: both observations of each in full."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpi_ltcr.interfaces import EnvSpec, State, Transition
+from mpi_ltcr.memory.ring import Ring
+
+
+class DenseStore:
+    """A ring of whole transitions.
+
+    Args:
+        capacity: transitions that are kept; the oldest leave first.
+        spec: shapes and dtype of the observations.
+    """
+
+    def __init__(self, *, capacity: int, spec: EnvSpec) -> None:
+        obs = (np.dtype(spec.obs_dtype), spec.obs_shape)
+        scalar = (np.dtype(np.float32), ())
+        self.ring = Ring(
+            capacity=capacity,
+            columns={
+                "obs": obs,
+                "action": (np.dtype(np.int64), ()),
+                "reward": scalar,
+                "discount": scalar,
+                "next_obs": obs,
+            },
+        )
+
+    def __len__(self) -> int:
+        return len(self.ring)
+
+    def receive(self, transition: Transition) -> Transition:
+        return transition
+
+    def add(self, transition: Transition) -> int:
+        return self.ring.add(
+            obs=transition.obs,
+            action=transition.action,
+            reward=transition.reward,
+            discount=transition.discount,
+            next_obs=transition.next_obs,
+        )
+
+    def take(self, rows: np.ndarray) -> Transition:
+        row = self.ring.take(rows)
+        return Transition(row["obs"], row["action"], row["reward"], row["discount"], row["next_obs"])
+
+    def state(self) -> State:
+        return {"ring": self.ring.state()}
+
+    def load_state(self, state: State) -> None:
+        self.ring.load_state(state["ring"])
