@@ -26,6 +26,7 @@ from mpi_ltcr.memory.public import PublicMemory
 from mpi_ltcr.seeds import TEAM, SeedTree
 from mpi_ltcr.transfer.none import NoTransfer
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
+from mpi_ltcr.transfer.topology import Topology
 
 PROBE_STATES = 9
 """States whose whole distributions are written: the zero observation and eight of random play (Fig. 5)."""
@@ -148,6 +149,13 @@ def _build_transfer(
         upload_probability=config.transfer.upload_probability,
         subset=config.transfer.subset,
         target=config.transfer.target,
+        topology=Topology(
+            name=config.transfer.topology,
+            size=service.size,
+            k=config.transfer.k,
+            rng=seeds.generator(TEAM, "topology"),
+        ),
+        summed=config.transfer.exchange == "allreduce",
         start=config.transfer.start // config.round_frames,
     )
 

@@ -7,7 +7,7 @@ Nouns are plain ``NamedTuple``s of arrays; verbs are ``Protocol``s. Nothing here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -189,7 +189,9 @@ class Transfer(Stateful, Protocol):
     lockstep: bool
     """True: `exchange` is collective, every rank must call it in the same round."""
 
-    def exchange(self, agent: Agent, fresh: Features) -> Lesson | None: ...
+    def exchange(self, agent: Agent, fresh: Features, episodes: Iterable[Episode] = ()) -> Lesson | None:
+        """Phase 2: `fresh` is what the agent has met since the last call, `episodes` ended on the way."""
+        ...
 
 
 class Stepper(Stateful, Protocol):

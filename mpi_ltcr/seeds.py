@@ -11,7 +11,19 @@ import numpy as np
 TEAM = 2**31
 """The index of what belongs to nobody: M0's sampling, the probe set. Agents are 0, 1, 2, ..."""
 
-PURPOSES = ("weights", "env", "explore", "replay", "upload", "subset", "eval_env", "eval_policy", "probe", "noise")
+PURPOSES = (
+    "weights",
+    "env",
+    "explore",
+    "replay",
+    "upload",
+    "subset",
+    "eval_env",
+    "eval_policy",
+    "probe",
+    "noise",
+    "topology",
+)
 """Append only: the position of a name is part of every run's randomness."""
 
 

@@ -63,7 +63,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "round": Column("i8", "rounds", "number of the communication round"),
         "demonstrations": Column("i8", "vectors", "rows of the lesson that this agent received"),
         "kl_teammates": Column(
-            "f8", "nats", "KL(teammate || self) on the drawn sample before Digest, mean over teammates"
+            "f8", "nats", "KL(teammate || self) on the drawn sample before Digest, mean over one's teachers"
         ),
         "memory_rows": Column("f8", "vectors", "feature vectors in M0; NaN before the first lesson"),
         "bytes_sent": Column("i8", "bytes", "sent by this rank in this round"),

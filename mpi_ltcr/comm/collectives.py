@@ -11,12 +11,16 @@ from __future__ import annotations
 import os
 import time
 import zlib
+from collections.abc import Iterable
+from itertools import count
 
 import numpy as np
 from mpi4py import MPI
 
 MAGIC = 0x4C544352  # "LTCR"
 HEADER = np.dtype([("magic", "<u4"), ("operation", "<u4"), ("round", "<u8"), ("agent", "<u4"), ("crc", "<u4")])
+FIXED_POINT, TAIL = 2.0**48, 4
+"""Of `Service.total`: steps in 1, and the integers behind its payload that are checked."""
 
 
 class WireError(RuntimeError):
@@ -85,6 +89,46 @@ class Service:
         self._count(sent=self.size - 1, received=self.size - 1, of=message)
         return self._unpack(box, payload, 3)
 
+    def hear(self, payload: np.ndarray, speakers: np.ndarray) -> np.ndarray:
+        """Collective. Payloads of equal shape and dtype from those whom this agent hears, to those who hear it.
+
+        Args:
+            speakers: (N, k), the same on all ranks: row i names the agents that agent i hears.
+
+        Returns:
+            (k, *shape), in the order of this agent's row.
+        """
+        message = self._pack(payload, 4)
+        ranks = self._order[speakers[self.agent]]
+        listeners = self._order[np.flatnonzero((speakers == self.agent).any(1))]
+        box = np.empty((len(ranks), message.size), np.uint8)
+        receiving = [self.comm.Irecv(row, source=rank) for row, rank in zip(box, ranks, strict=True)]
+        self._run(*receiving, *(self.comm.Isend(message, dest=rank) for rank in listeners))
+        self._count(sent=len(listeners), received=len(ranks), of=message)
+        return self._unpack(box, payload, 4, ranks)
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Collective. The sum over all agents of float64 vectors of equal length; what a rank sends does not grow
+        with their number.
+
+        In fixed point: integers add up to the same in whatever order. Magnitudes must be below 8, for fewer than
+        4096 agents; the error is below 2^-49 of each. Raises ValueError for larger ones.
+        """
+        if not (np.abs(values) < 8).all() or self.size >= 4096:
+            raise ValueError(f"total: largest magnitude {np.abs(values).max()} of 8, {self.size} agents of 4095")
+        numbers = np.rint(values * FIXED_POINT).astype(np.int64)
+        message = np.concatenate([numbers, [MAGIC, 5, self.round, numbers.sum()]])
+        result = np.empty_like(message)
+        self._run(self.comm.Iallreduce(message, result, op=MPI.SUM))
+        self._count(sent=1, received=1, of=message.view(np.uint8))
+        magic, operation, round_, checksum = result[-TAIL:].tolist()
+        due = (self.size * MAGIC, self.size * 5, self.size * (self.round - 1))
+        if (magic, operation, round_) != due:
+            raise WireError(f"a sum in round {self.round - 1}: the ranks' collectives are out of step")
+        if checksum != result[:-TAIL].sum():
+            raise WireError(f"a sum in round {self.round - 1} was damaged on its way (check sum differs)")
+        return np.asarray(result[:-TAIL] / FIXED_POINT)
+
     def any(self, flag: bool) -> bool:
         """Collective. Whether the flag is up on any rank."""
         return bool(self.allgather(np.array([flag], np.uint8)).any())
@@ -103,9 +147,10 @@ class Service:
         size = int(self.bcast(np.array([raw.size], np.int64))[0])
         return self.bcast(np.resize(raw, size) if raw.size else np.zeros(size, np.uint8)).tobytes().decode()
 
-    def _run(self, request: MPI.Request) -> None:
+    def _run(self, *requests: MPI.Request) -> None:
         start = time.perf_counter()
-        wait(request)
+        for request in requests:
+            wait(request)
         self.seconds += time.perf_counter() - start
         self.round += 1
 
@@ -121,9 +166,11 @@ class Service:
         message[HEADER.itemsize :] = raw
         return message
 
-    def _unpack(self, box: np.ndarray, like: np.ndarray, operation: int) -> np.ndarray:
-        """(N, bytes) messages -> (N, *shape) payloads; each header is checked."""
-        for rank, message in enumerate(box):
+    def _unpack(
+        self, box: np.ndarray, like: np.ndarray, operation: int, ranks: Iterable[int] | None = None
+    ) -> np.ndarray:
+        """(N, bytes) messages of `ranks` (default: 0, 1, ...) -> (N, *shape) payloads; each header is checked."""
+        for rank, message in zip(count() if ranks is None else ranks, box, strict=False):
             head = message[: HEADER.itemsize].view(HEADER)[0]
             due = (MAGIC, operation, self.round - 1)
             if (int(head["magic"]), int(head["operation"]), int(head["round"])) != due:

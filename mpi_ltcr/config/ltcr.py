@@ -108,3 +108,9 @@ class Config:
                 f"transfer.method: {self.transfer.method} needs teammates, 1 rank started; "
                 f"use mpirun -n 2 mpi-ltcr ..., or learn alone: ltcr-cartpole-alone"
             )
+        t = self.transfer
+        if t.method != "none" and t.topology in ("random-k", "best-k") and t.k >= size:
+            raise ConfigError(
+                f"transfer.k: {t.k} teachers of each, but {size} agents have {size - 1} teammates each; "
+                f"take at most {size - 1}, or transfer.topology: all"
+            )

@@ -32,7 +32,13 @@ class TransferConfig:
     subset: Literal["common", "per_teacher"] = "common"
     """`common`: one Phi_0 for all; `per_teacher`: each teacher draws its own (LTCR 3.1, literally)."""
     target: Literal["peer", "mean"] = "peer"
-    """`peer`: Eq. 6 with every other agent; `mean`: the average of all agents' distributions (LTCR 3.2)."""
+    """`peer`: Eq. 6 with each teacher; `mean`: the average of one's teachers and oneself (LTCR 3.2)."""
+    topology: Literal["all", "ring", "random-k", "best-k"] = "all"
+    """Who teaches: `all` teammates (LTCR 3.1), the one before (`ring`), `k` drawn anew each round, or the `k` best."""
+    k: PositiveInt = 1
+    """Teachers of each student in `random-k` and in `best-k` (by mean return of their last 10 episodes)."""
+    exchange: Literal["allgather", "allreduce"] = "allgather"
+    """`allreduce`: the mean of all comes as one sum, whose size does not grow with the team."""
     speak_net: Literal["online", "target"] = "online"
     """The network that answers as a teacher (ref)."""
     start: NonNegativeInt = 500
@@ -49,6 +55,11 @@ class TransferConfig:
         require(
             not (self.subset == "per_teacher" and self.target == "mean"),
             "transfer.target: mean needs every teacher's answer on the same vectors: set transfer.subset: common",
+        )
+        require(
+            self.exchange == "allgather" or (self.target, self.topology) == ("mean", "all"),
+            "transfer.exchange: allreduce adds up the answers of all: set transfer.target: mean and "
+            "transfer.topology: all",
         )
         require(
             self.method == "none" or self.digest > 0,

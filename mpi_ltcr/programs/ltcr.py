@@ -22,8 +22,8 @@ def ltcr(config: Config, member: Member, session: Session) -> None:
             fresh, episodes = explore(loop, agent, config.round_frames)
 
         with turn.phase("communicate"):
-            # Phase 2. Feature vectors to M0, a subset of it back, everyone's distributions on it to everyone.
-            lesson = transfer.exchange(agent, fresh)
+            # Phase 2. Feature vectors to M0, a subset of it back, everyone's distributions on it to their students.
+            lesson = transfer.exchange(agent, fresh, episodes)
 
         with turn.phase("digest"):
             # Phase 3. Distil the teammates' distributions, Eq. 6. (No lesson: learning alone, or too early.)

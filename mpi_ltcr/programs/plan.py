@@ -7,7 +7,7 @@ import torch
 
 from mpi_ltcr import assembly, assembly_c51, envs
 from mpi_ltcr import assembly_ca3c as ca3c
-from mpi_ltcr.comm.collectives import HEADER
+from mpi_ltcr.comm.collectives import HEADER, TAIL
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
 from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER
 from mpi_ltcr.config import CA3CConfig, Config, TaskConfig
@@ -16,7 +16,8 @@ from mpi_ltcr.config import CA3CConfig, Config, TaskConfig
 def describe_ltcr(config: Config, size: int) -> str:
     """The plan of an LTCR run on `size` ranks, as text. Sizes are in bytes, computed from shapes."""
     if size == 1 and config.transfer.method != "none":
-        size = len(config.agents) or 2  # --plan is asked for without mpirun: the paper's team
+        few = config.transfer.k + 1 if config.transfer.topology.endswith("-k") else 2
+        size = len(config.agents) or max(2, few)  # --plan is asked for without mpirun: the paper's team
     env = envs.make(config.env.id, config.env.kwargs)
     spec = envs.spec_of(config.env.id, env)
     env.close()
@@ -36,18 +37,35 @@ def describe_ltcr(config: Config, size: int) -> str:
         lines.append("  round: nothing is exchanged")
     else:
         phi = transition // 2
-        teachers = size if t.subset == "per_teacher" else 1
-        messages = {
-            "gather of features": HEADER.itemsize + 8 + config.round_frames * phi,
-            "bcast of the sample": HEADER.itemsize + 8 + teachers * t.demonstrations * phi,
-            "allgather of distributions": HEADER.itemsize + t.demonstrations * config.agent.atoms * 4,
-        }
+        messages = _ltcr_messages(config, size, phi)
         lines.append(f"  round of {config.round_frames} frames: {t.revisit_slots} Revisit, {t.digest_slots} Digest")
         lines += [f"    {name}: {bytes_} bytes from each sender" for name, bytes_ in messages.items()]
         saved += t.memory_size * phi
     lines.append(f"  checkpoint: at most {saved / 1e6:.1f} MB, every {config.checkpoint.every} frames")
     lines.append(f"  start it: mpirun -n {size} mpi-ltcr train ...")
     return "\n".join(lines) + "\n"
+
+
+def _ltcr_messages(config: Config, size: int, phi: int) -> dict[str, int]:
+    """Bytes of each message of a round, from its sender; `phi` of one feature vector."""
+    t = config.transfer
+    teachers = size if t.subset == "per_teacher" else 1
+    returns = 8 if t.topology == "best-k" else 0
+    masses = t.demonstrations * config.agent.atoms
+    way = {
+        "all": "allgather of distributions",
+        "ring": "distributions to the next agent",
+        "random-k": f"distributions to each student ({t.k} teachers each)",
+        "best-k": f"distributions to each student ({t.k} teachers each)",
+    }[t.topology]
+    answers = (way, HEADER.itemsize + 4 * masses)
+    if t.exchange == "allreduce":
+        answers = ("sum of distributions", 8 * (masses + 1 + TAIL))
+    return {
+        "gather of features": HEADER.itemsize + 8 + returns + config.round_frames * phi,
+        "bcast of the sample": HEADER.itemsize + 8 + size * returns + teachers * t.demonstrations * phi,
+        answers[0]: answers[1],
+    }
 
 
 def describe_ca3c(config: CA3CConfig, size: int) -> str:

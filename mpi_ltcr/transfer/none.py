@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mpi_ltcr.interfaces import Agent, Features, Lesson, Metrics, State
+from collections.abc import Iterable
+
+from mpi_ltcr.interfaces import Agent, Episode, Features, Lesson, Metrics, State
 
 
 class NoTransfer:
@@ -13,7 +15,7 @@ class NoTransfer:
     def __init__(self) -> None:
         self.last: Metrics = {}
 
-    def exchange(self, agent: Agent, fresh: Features) -> Lesson | None:
+    def exchange(self, agent: Agent, fresh: Features, episodes: Iterable[Episode] = ()) -> Lesson | None:
         return None
 
     def state(self) -> State:

@@ -1,16 +1,19 @@
 """LTCR's communication protocol (Phase 2) through the public memory M0 on rank 0.
 
-A round: fresh (s, a) of all agents to M0; the sample Phi_0 back; every agent answers on it; the answers to everybody.
+A round: fresh (s, a) of all agents to M0; the sample Phi_0 back; every agent answers on it, and its students hear it.
 All answers are gathered before anyone updates, so the result does not depend on the order of ranks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from mpi_ltcr.comm.collectives import Service
-from mpi_ltcr.interfaces import Agent, EnvSpec, Features, Lesson, Metrics, State
+from mpi_ltcr.interfaces import Agent, EnvSpec, Episode, Features, Lesson, Metrics, State
 from mpi_ltcr.memory.public import PublicMemory
+from mpi_ltcr.transfer.topology import Topology
 
 AVERAGE = -1
 """`Lesson.source` of a row that several teachers gave together."""
@@ -26,7 +29,9 @@ class PublicMemoryTransfer:
         round_frames: vectors that an agent explores in one round.
         demonstrations: N, vectors in Phi_0.
         subset: "common": one Phi_0 for all; "per_teacher": each teacher's own.
-        target: "peer": each other agent's distributions; "mean": the average over all agents, oneself included.
+        target: "peer": each teacher's distributions; "mean": the average over one's teachers and oneself.
+        topology: who teaches whom.
+        summed: the average of all comes as one sum (Allreduce), whose size does not grow with the team.
         start: rounds before the first lesson.
     """
 
@@ -44,21 +49,27 @@ class PublicMemoryTransfer:
         upload_probability: float,
         subset: str,
         target: str,
+        topology: Topology,
+        summed: bool,
         start: int,
     ) -> None:
         self.service, self.memory, self.upload_rng = service, memory, upload_rng
         self.upload_probability, self.target, self.start = upload_probability, target, start
+        self.topology, self.summed = topology, summed
         self.rounds = 0
         self.last: Metrics = {}
         vectors = np.dtype([("obs", spec.obs_dtype, spec.obs_shape), ("action", "<i8")])
-        self._upload = np.zeros((), [("count", "<i8"), ("phi", vectors, (round_frames,))])
-        self.teachers = service.size if subset == "per_teacher" else 1
-        self._sample = np.zeros((), [("rows", "<i8"), ("phi", vectors, (self.teachers, demonstrations))])
+        self.samples = service.size if subset == "per_teacher" else 1
+        mine, everyones = ([("recent", "<f8", n)] if topology.ranked else [] for n in ((), (service.size,)))
+        self._upload = np.zeros((), [("count", "<i8"), *mine, ("phi", vectors, (round_frames,))])
+        phi0 = ("phi", vectors, (self.samples, demonstrations))
+        self._sample = np.zeros((), [("rows", "<i8"), *everyones, phi0])
 
-    def exchange(self, agent: Agent, fresh: Features) -> Lesson | None:
+    def exchange(self, agent: Agent, fresh: Features, episodes: Iterable[Episode] = ()) -> Lesson | None:
         """Collective. One round of Phase 2; None before `start`, or while M0 is empty."""
         sent, received, seconds = self.service.sent, self.service.received, self.service.seconds
         self.rounds += 1
+        self.topology.note(episodes)
         self._fill_memory(fresh)
         lesson, tally = self._communicate(agent) if self.rounds > self.start else (None, {})
         self.last = {
@@ -78,52 +89,95 @@ class PublicMemoryTransfer:
         if len(chosen):
             self._upload["phi"]["obs"][: len(chosen)] = fresh.obs[chosen]
             self._upload["phi"]["action"][: len(chosen)] = fresh.action[chosen]
+        if self.topology.ranked:
+            self._upload["recent"] = self.topology.recent
         uploads = self.service.gather(self._upload)
         if self.memory is not None and uploads is not None:
             for upload in uploads:
                 phi = upload["phi"][: upload["count"]]
                 self.memory.add(Features(phi["obs"], phi["action"]))
+            if self.topology.ranked:
+                self._sample["recent"] = uploads["recent"]
 
     def _communicate(self, agent: Agent) -> tuple[Lesson | None, Metrics]:
-        """The lesson, and KL(teammate || self) on its vectors before anyone has learned from it."""
-        rows, phi0 = self._draw()
+        """The lesson, and KL(teacher || self) on its vectors before anyone has learned from it."""
+        rows, returns, phi0 = self._draw()
         if rows == 0:
             return None, {}
         me = self.service.agent
-        mine = phi0[me] if self.teachers > 1 else phi0[0]
-        answers = self.service.allgather(agent.answer(mine))  # (N agents, demonstrations, K)
-        others = [i for i in range(self.service.size) if i != me]
-        lesson = _concatenate([Lesson(phi0[i % self.teachers], answers[i], _source(i, mine)) for i in others])
-        own = np.tile(answers[me], (len(others), 1)) if self.teachers == 1 else agent.answer(lesson.features)
+        mine = phi0[me % self.samples]
+        answer = agent.answer(mine)  # (demonstrations, K)
+        if self.summed:
+            mean, kl = average_of_all(self.service, answer)
+            return Lesson(mine, mean, _source(AVERAGE, mine)), {"kl_teammates": kl, "memory_rows": rows}
+        table = self.topology.teachers(returns)
+        teachers, heard = table[me], self._hear(answer, table)
+        lesson = _concatenate(
+            [Lesson(phi0[i % self.samples], z, _source(i, mine)) for i, z in zip(teachers, heard, strict=True)]
+        )
+        own = np.tile(answer, (len(heard), 1)) if self.samples == 1 else agent.answer(lesson.features)
         tally = {"kl_teammates": kl_rows(lesson.target, own), "memory_rows": rows}
         if self.target == "mean":
-            return Lesson(mine, answers.mean(0), _source(AVERAGE, mine)), tally
+            voices = np.insert(heard, np.searchsorted(teachers, me), answer, axis=0)  # in the order of agents
+            return Lesson(mine, voices.mean(0), _source(AVERAGE, mine)), tally
         return lesson, tally
 
-    def _draw(self) -> tuple[int, list[Features]]:
-        """Rows of M0, and Phi_0 of each teacher (one for all in "common"), the same on every rank."""
+    def _hear(self, answer: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """The answers of this agent's teachers, (k, demonstrations, K)."""
+        if self.topology.name == "all":
+            return self.service.allgather(answer)[table[self.service.agent]]
+        return self.service.hear(answer, table)
+
+    def _draw(self) -> tuple[int, np.ndarray, list[Features]]:
+        """Rows of M0, everyone's recent return (empty where it is not asked for), Phi_0 of each teacher (one for all in
+        "common"): the same on every rank."""
         if self.memory is not None:
             self._sample["rows"] = len(self.memory)
             for phi in self._sample["phi"] if len(self.memory) else ():
                 phi["obs"], phi["action"] = self.memory.sample(len(phi))
         sample = self.service.bcast(self._sample)
         phi0 = [Features(np.ascontiguousarray(p["obs"]), np.ascontiguousarray(p["action"])) for p in sample["phi"]]
-        return int(sample["rows"]), phi0
+        return int(sample["rows"]), sample["recent"] if self.topology.ranked else np.empty(0), phi0
 
     def state(self) -> State:
         """This rank's part; M0 itself is saved apart, by rank 0 (`memory`)."""
-        return {"rounds": self.rounds, "upload_rng": self.upload_rng.bit_generator.state}
+        return {
+            "rounds": self.rounds,
+            "upload_rng": self.upload_rng.bit_generator.state,
+            **self.topology.state(),
+        }
 
     def load_state(self, state: State) -> None:
         self.rounds = state["rounds"]
         self.upload_rng.bit_generator.state = state["upload_rng"]
+        self.topology.load_state(state)
 
 
 def kl_rows(teacher: np.ndarray, student: np.ndarray) -> float:
     """Mean over rows of KL(teacher || student), (N, K) masses each, in nats. Computed in float64."""
     p, q = teacher.astype(np.float64), student.astype(np.float64)
-    tiny = np.finfo(np.float32).tiny
-    return float((p * (np.log(np.maximum(p, tiny)) - np.log(np.maximum(q, tiny)))).sum(-1).mean())
+    return float((p * (_log(p) - _log(q))).sum(-1).mean())
+
+
+def average_of_all(service: Service, answer: np.ndarray) -> tuple[np.ndarray, float]:
+    """Collective. The mean of all agents' masses (N, K) in one sum, and the mean of `kl_rows(teammate, self)`.
+
+    The second needs no teammate's own masses: sum_i KL(Z_i || Z) = sum_i Z_i log Z_i - (sum_i Z_i) log Z, of which
+    the first term is one number more in the sum.
+    """
+    own = answer.astype(np.float64)
+    unit = np.log(own.shape[-1])  # the largest entropy: a sum holds numbers of about one
+    entropy = float((own * _log(own)).sum(-1).mean())
+    sums = service.total(np.append(own, entropy / unit))
+    masses, entropies = sums[:-1].reshape(own.shape), float(sums[-1]) * unit
+    cross = float(((masses - own) * _log(own)).sum(-1).mean())
+    kl = max(0.0, entropies - entropy - cross) / (service.size - 1)
+    return (masses / service.size).astype(answer.dtype), kl
+
+
+def _log(masses: np.ndarray) -> np.ndarray:
+    """With 0 log 0 = 0."""
+    return np.log(np.maximum(masses, np.finfo(np.float32).tiny))
 
 
 def _source(agent: int, features: Features) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import typing
 import warnings
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from team_room import Room, Seat, in_threads
 
 from mpi_ltcr import assembly, assembly_c51, envs, interfaces, options
 from mpi_ltcr.agents import AGENTS
@@ -192,41 +192,6 @@ def test_all_agents_of_the_table_can_load_each_others_states() -> None:
 # Transfers
 
 
-class Room:
-    """Where the agents of a team meet when each is a thread: the collectives of `comm.collectives.Service`."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.table: list[Any] = [None] * size
-        self.barrier = threading.Barrier(size, timeout=20)
-
-    def all(self, agent: int, payload: np.ndarray) -> np.ndarray:
-        self.table[agent] = np.array(payload)
-        self.barrier.wait()
-        everything = np.stack(self.table)
-        self.barrier.wait()
-        return everything
-
-
-class Seat:
-    """One agent's view of the room."""
-
-    def __init__(self, room: Room, agent: int) -> None:
-        self.room, self.agent, self.rank, self.size = room, agent, agent, room.size
-        self.sent = self.received = 0
-        self.seconds = 0.0
-
-    def gather(self, payload: np.ndarray) -> np.ndarray | None:
-        everything = self.room.all(self.agent, payload)
-        return everything if self.agent == 0 else None
-
-    def bcast(self, payload: np.ndarray) -> np.ndarray:
-        return np.asarray(self.room.all(self.agent, payload)[0])
-
-    def allgather(self, payload: np.ndarray) -> np.ndarray:
-        return self.room.all(self.agent, payload)
-
-
 TEAM = 3
 
 
@@ -246,26 +211,12 @@ def make_team(name: str) -> list[tuple[Any, Any, PublicMemory | None]]:
 
 def hold_rounds(team: list[Any], first: int, last: int) -> list[list[Lesson | None]]:
     """Each member's lessons of some rounds."""
-    lessons: list[list[Lesson | None]] = [[] for _ in team]
-    errors: list[BaseException] = []
 
-    def take_part(i: int) -> None:
+    def take_part(i: int) -> list[Lesson | None]:
         agent, transfer, _ = team[i]
-        try:
-            for round_ in range(first, last):
-                lessons[i].append(transfer.exchange(agent, some_features(10, seed=1000 * i + round_)))
-        except BaseException as error:
-            errors.append(error)
-            transfer.service.room.barrier.abort()
+        return [transfer.exchange(agent, some_features(10, seed=1000 * i + r)) for r in range(first, last)]
 
-    threads = [threading.Thread(target=take_part, args=(i,)) for i in range(len(team))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return lessons
+    return in_threads(take_part, len(team))
 
 
 def same_lessons(a: list[list[Lesson | None]], b: list[list[Lesson | None]]) -> bool:

@@ -28,6 +28,14 @@ def test_collectives_give_what_was_sent_in_the_order_of_agents_and_not_of_ranks(
     check(ranks, "results")
 
 
+def test_agents_hear_those_whom_the_table_names_and_nobody_else(check):
+    check(4, "deliveries")
+
+
+def test_a_sum_is_exact_whoever_sits_where_and_its_message_does_not_grow_with_the_team(check):
+    check(3, "sums")
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_bytes_are_counted_exactly_with_their_headers(ranks, check):
     check(ranks, "bytes_counted")

@@ -81,6 +81,7 @@ def simulate(config: Config, size: int) -> tuple[list[Player], dict[int, tuple[n
     players = [Player(i, config, seeds) for i in range(size)]
     memory: dict[int, tuple[np.ndarray, int]] = {}
     uploaded, draw_rng, t = 0, seeds.generator(TEAM, "subset"), config.transfer
+    lots_rng = seeds.generator(TEAM, "topology")
 
     for turn in range(1, config.frames // config.round_frames + 1):
         # Phase 1
@@ -102,14 +103,22 @@ def simulate(config: Config, size: int) -> tuple[list[Player], dict[int, tuple[n
                 drawn.append(Features(np.stack([obs for obs, _ in vectors]), np.array([a for _, a in vectors])))
             asked = drawn if t.subset == "per_teacher" else drawn * size
             answers = [p.agent.answer(phi) for p, phi in zip(players, asked, strict=True)]
+            lots = lots_rng.random((size, size)) if t.topology == "random-k" else None
             for student in range(size):
+                teachers = [i for i in range(size) if i != student]
+                if lots is not None:
+                    teachers = sorted(sorted(teachers, key=lambda i: lots[student, i])[: t.k])
+                if t.topology == "best-k":
+                    recent = [float(np.mean(p.returns[-10:])) if p.returns else -np.inf for p in players]
+                    teachers = sorted(sorted(teachers, key=lambda i: (-recent[i], i))[: t.k])
                 if t.target == "mean":
-                    total = answers[0]
-                    for answer in answers[1:]:
+                    voices = [answers[i] for i in sorted([*teachers, student])]
+                    total = voices[0]
+                    for answer in voices[1:]:
                         total = total + answer
-                    rows = [(asked[0].obs, asked[0].action, total / np.float32(size), -1)]
+                    rows = [(asked[0].obs, asked[0].action, total / np.float32(len(voices)), -1)]
                 else:
-                    rows = [(*asked[i], answers[i], i) for i in range(size) if i != student]
+                    rows = [(*asked[i], answers[i], i) for i in teachers]
                 obs, action, target = (np.concatenate([row[k] for row in rows]) for k in range(3))
                 source = np.repeat([row[3] for row in rows], t.demonstrations)
                 lessons.append(Lesson(Features(obs, action), target, source))
@@ -161,9 +170,18 @@ CASES = {
             "agents": "[{}, {hidden: [24]}, {torso: linear, lr: 1e-3}]",
         },
     ),
-    "three peers, a subset of each teacher": (
+    "three peers, a subset of each teacher, the best teaches": (
         3,
-        {"transfer.subset": "per_teacher", "transfer.revisit": "7", "transfer.digest": "3"},
+        {
+            "transfer.subset": "per_teacher",
+            "transfer.revisit": "7",
+            "transfer.digest": "3",
+            "transfer.topology": "best-k",
+        },
+    ),
+    "four that learn from the average of two drawn ones and themselves": (
+        4,
+        {"transfer.target": "mean", "transfer.topology": "random-k", "transfer.k": "2"},
     ),
 }
 

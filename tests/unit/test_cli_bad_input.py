@@ -128,6 +128,12 @@ CASES = {
     "averaged targets on unlike samples": team(
         "--transfer.subset", "per_teacher", "--transfer.target", "mean", says=["transfer.target", "common"]
     ),
+    "an unknown topology": team("--transfer.topology", "star", says=["transfer.topology", "star", "'all', 'ring'"]),
+    "more teachers than teammates": team(
+        "--transfer.topology", "random-k", "--transfer.k", "2", says=["transfer.k: 2", "at most 1"]
+    ),
+    "no teachers": team("--transfer.topology", "best-k", "--transfer.k", "0", says=["transfer.k", "0"]),
+    "a sum of peers": team("--transfer.exchange", "allreduce", says=["transfer.exchange", "transfer.target: mean"]),
     "no digestion of what is exchanged": team("--transfer.digest", "0", says=["transfer.digest", "none"]),
     "digestion without exchange": alone("--transfer.digest", "1", says=["transfer.digest", "0"]),
     "no uploads": team("--transfer.upload_probability", "0", says=["transfer.upload_probability"]),

@@ -55,6 +55,42 @@ def results(comm: MPI.Intracomm) -> None:
     assert service.announce("" if rank == 0 else "elsewhere") == ""
 
 
+def deliveries(comm: MPI.Intracomm) -> None:
+    """Each agent hears exactly those whom the table names for it, in that order; agents in reversed order of ranks."""
+    size = comm.size
+    agent = size - 1 - comm.rank
+    service = Service(comm, agent)
+    rng = np.random.default_rng(size)
+    for k in (*range(1, size), *range(1, size)):
+        table = np.stack([rng.permutation(np.delete(np.arange(size), i))[:k] for i in range(size)])
+        sent, received = service.sent, service.received
+        heard = service.hear(payload_of(agent), table)
+        assert (heard == np.stack([payload_of(a) for a in table[agent]])).all()
+        message = HEAD + ROW.itemsize
+        assert service.received - received == k * message
+        assert service.sent - sent == (table == agent).sum() * message
+    assert service.any(agent == 0)  # nothing is left over that the next collective could take for its own
+
+
+def sums(comm: MPI.Intracomm) -> None:
+    """A sum is right, the same bits whoever sits where, of a size that does not grow; faults are noticed."""
+    values = np.random.default_rng(0).uniform(-1, 1, (comm.size, 50)) * np.logspace(0, -12, 50)
+    results, sizes = [], []
+    for order in (range(comm.size), reversed(range(comm.size))):
+        agent = list(order)[comm.rank]
+        service = Service(comm, agent)
+        sent = service.sent
+        results.append(service.total(values[agent]))
+        sizes.append(service.sent - sent)
+    assert (results[0] == results[1]).all()
+    assert sizes == [8 * (50 + 4)] * 2
+    assert np.abs(results[0] - values.sum(0)).max() < 1e-14 * comm.size
+    assert "largest magnitude 8.0" in complaint(lambda: service.total(np.array([8.0])), ValueError)
+    if comm.size > 1:
+        service.round += comm.rank == 0
+        assert "out of step" in complaint(lambda: service.total(np.ones(3)))
+
+
 def bytes_counted(comm: MPI.Intracomm) -> None:
     """Sent and received are payloads with their headers, to the byte."""
     size, others, is_root = comm.size, comm.size - 1, comm.rank == 0
@@ -110,10 +146,10 @@ def fast(comm: MPI.Intracomm) -> None:
     assert each < 0.02, each
 
 
-def complaint(action: object) -> str:
+def complaint(action: object, kind: type[Exception] = WireError) -> str:
     try:
         action()
-    except WireError as error:
+    except kind as error:
         return str(error)
     raise AssertionError("the fault went unnoticed")
 
@@ -187,6 +223,8 @@ CHECKS = {
     check.__name__: check
     for check in (
         results,
+        deliveries,
+        sums,
         bytes_counted,
         independent,
         waiting,
