@@ -99,6 +99,7 @@ def _own_loop(
         seed_of=functools.partial(seeds.integer, role.agent, "env"),
         discount=settings.discount,
         reward_scale=settings.reward_scale,
+        reward_clip=settings.reward_clip,
     )
     eval_env = envs.make(config.env.id, config.env.kwargs)
 
@@ -129,7 +130,10 @@ def _shared_loop(
         return play_episode(games("eval_env", 1, number, episode), policy)
 
     loop = TeamLoop(
-        games=games("env", config.env.copies), discount=settings.discount, reward_scale=settings.reward_scale
+        games=games("env", config.env.copies),
+        discount=settings.discount,
+        reward_scale=settings.reward_scale,
+        reward_clip=settings.reward_clip,
     )
     return loop, evaluate_episode
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
 
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.agents.c51_fused import FusedC51Agent
@@ -20,7 +19,7 @@ from mpi_ltcr.memory.replay import Replay
 from mpi_ltcr.memory.uniform import UniformOrder
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import flatten
-from mpi_ltcr.nets.torsos import MLP, Identity
+from mpi_ltcr.nets.torsos import MLP, Identity, Nature
 from mpi_ltcr.seeds import SeedTree
 from mpi_ltcr.steppers import LocalAdam
 
@@ -77,15 +76,30 @@ def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Call
 
 def build_net(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> AtomNetwork:
     """The value network of one agent."""
-    inputs = int(np.prod(spec.obs_shape))
-    torso: nn.Module
-    if settings.torso == "linear":
-        torso, features = Identity(inputs=inputs), inputs
-    else:
-        torso, features = MLP(inputs=inputs, widths=settings.hidden, generator=generator), settings.hidden[-1]
+    torso = TORSOS[settings.torso](settings, spec, generator)
     return AtomNetwork(
-        torso=torso, features=features, actions=spec.num_actions, atoms=settings.atoms, generator=generator
+        torso=torso, features=torso.features, actions=spec.num_actions, atoms=settings.atoms, generator=generator
     )
+
+
+def _mlp(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> MLP:
+    return MLP(inputs=int(np.prod(spec.obs_shape)), widths=settings.hidden, generator=generator)
+
+
+def _linear(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> Identity:
+    return Identity(inputs=int(np.prod(spec.obs_shape)))
+
+
+def _nature(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> Nature:
+    return Nature(obs_shape=spec.obs_shape, generator=generator)
+
+
+TORSOS: dict[str, Callable[[C51Config, EnvSpec, torch.Generator], MLP | Identity | Nature]] = {
+    "mlp": _mlp,
+    "linear": _linear,
+    "nature": _nature,
+}
+"""Layers between observation and atoms, by the name in the configuration."""
 
 
 def build_replay(settings: C51Config, spec: EnvSpec, rng: np.random.Generator) -> Replay:

@@ -118,7 +118,10 @@ def check_env(config: Config) -> None:
 
     try:
         for env in config.environments():
-            envs.make(env.id, env.kwargs).close()
+            made = envs.make(env.id, env.kwargs)
+            made.close()
+            if isinstance(config, Config):
+                config.check_sight(envs.spec_of(env.id, made).obs_shape)
     except envs.EnvError as error:
         raise ConfigError(str(error)) from None
 

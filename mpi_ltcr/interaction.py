@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,6 +14,7 @@ from mpi_ltcr.interfaces import (
     Actor,
     Episode,
     Features,
+    Life,
     Loop,
     Policy,
     Rollout,
@@ -22,6 +25,36 @@ from mpi_ltcr.interfaces import (
 )
 
 
+class Score:
+    """What an episode has brought so far, of the whole game and of each life.
+
+    Args:
+        info: of the reset; its "lives" is 0, or missing, where the game counts none.
+    """
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        self.value, self.length = 0.0, 0
+        self.lives: list[Life] = []
+        self._left = int(info.get("lives", 0))
+        self._counted = self._left > 0
+        self._begun = (0.0, 0)
+
+    def add(self, reward: float, info: dict[str, Any], *, over: bool) -> None:
+        """One step; `over`: the episode ends with it."""
+        self.value += reward
+        self.length += 1
+        left = int(info.get("lives", 0))
+        if self._counted and (left < self._left or over):
+            value, length = self._begun
+            self.lives.append(Life(self.value - value, self.length - length))
+            self._begun = (self.value, self.length)
+        self._left = left
+
+    def episode(self, *, truncated: bool) -> Episode:
+        """The finished episode."""
+        return Episode(self.value, self.length, truncated, lives=tuple(self.lives))
+
+
 class EnvLoop:
     """An environment between two steps.
 
@@ -29,10 +62,14 @@ class EnvLoop:
     number of the running episode and its actions so far: replaying them restores any deterministic environment
     exactly, also one that cannot be copied (an emulator).
 
+    A lost life that the environment reports (``info["life_lost"]``, Atari's `episodic_life`) is a discount of 0 and no
+    more: the game goes on, and so do its frames.
+
     Args:
         seed_of: number of the episode -> seed of its reset.
         discount: gamma, the discount of a step that is no termination.
-        reward_scale: what the learner sees is reward * reward_scale.
+        reward_scale: what the learner sees is reward * reward_scale,
+        reward_clip: cut to [-reward_clip, reward_clip]; 0: never cut.
         after_step: called after each step; whoever shares the process may do some work there.
     """
 
@@ -43,18 +80,20 @@ class EnvLoop:
         seed_of: Callable[[int], int],
         discount: float,
         reward_scale: float = 1.0,
+        reward_clip: float = 0.0,
         after_step: Callable[[], object] = lambda: None,
     ) -> None:
         self.env, self.seed_of, self.after_step = env, seed_of, after_step
         self.discount, self.reward_scale = float(discount), float(reward_scale)
+        self.reward_clip = float(reward_clip) or math.inf
         self.frames = 0
         self._start(0)
 
     def _start(self, episode: int) -> None:
         self.episode = episode
         self.actions: list[int] = []
-        self.value = 0.0
-        obs, _ = self.env.reset(seed=self.seed_of(episode))
+        obs, info = self.env.reset(seed=self.seed_of(episode))
+        self.score = Score(info)
         self.obs = self._checked(obs, 0.0)
 
     def steps(self, agent: Actor) -> Iterator[Step]:
@@ -73,18 +112,19 @@ class EnvLoop:
     def _advance(self, action: int) -> tuple[Transition, Episode | None]:
         before = self.obs
         self.actions.append(action)
-        next_obs, reward, terminated, truncated, _ = self.env.step(action)
+        next_obs, reward, terminated, truncated, info = self.env.step(action)
         reward = float(reward)
         next_obs = self._checked(next_obs, reward)
-        self.value += reward
-        self.frames += 1
-        discount = 0.0 if terminated else self.discount  # a truncation bootstraps
         over = bool(terminated or truncated)
-        transition = Transition(before, action, reward * self.reward_scale, discount, next_obs, over)
+        self.score.add(reward, info, over=over)
+        self.frames += 1
+        lost = terminated or info.get("life_lost", False)  # a truncation bootstraps
+        seen = min(max(reward * self.reward_scale, -self.reward_clip), self.reward_clip)
+        transition = Transition(before, action, seen, 0.0 if lost else self.discount, next_obs, over)
         self.obs = next_obs
         if not over:
             return transition, None
-        ended = Episode(self.value, len(self.actions), not terminated)
+        ended = self.score.episode(truncated=not terminated)
         self._start(self.episode + 1)
         return transition, ended
 
@@ -136,15 +176,14 @@ def explore_rollout(loop: EnvLoop, agent: RolloutActor, length: int) -> tuple[Ro
 
 def evaluate(env: gymnasium.Env, policy: Policy, seed: int) -> Episode:
     """One whole episode of `policy` in an environment of its own. Raises ValueError like `EnvLoop.steps`."""
-    obs, _ = env.reset(seed=seed)
-    value, length = 0.0, 0
+    obs, info = env.reset(seed=seed)
+    score = Score(info)
     while True:
-        obs, reward, terminated, truncated, _ = env.step(policy(obs))
-        value += float(reward)
-        length += 1
-        check(env, obs, value, f"env.id: evaluation with seed {seed}, step {length}")
+        obs, reward, terminated, truncated, info = env.step(policy(obs))
+        score.add(float(reward), info, over=terminated or truncated)
+        check(env, obs, score.value, f"env.id: evaluation with seed {seed}, step {score.length}")
         if terminated or truncated:
-            return Episode(value, length, not terminated)
+            return score.episode(truncated=not terminated)
 
 
 def random_features(env: gymnasium.Env, rng: np.random.Generator, count: int) -> Features:

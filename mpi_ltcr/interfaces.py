@@ -33,7 +33,8 @@ class Transition(NamedTuple):
     action: Any
     reward: Any
     discount: Any
-    """gamma^n: 0 only at a termination. A truncation keeps it, so that the value there bootstraps."""
+    """gamma^n: 0 only at a termination, or where a life is lost that counts as one. A truncation keeps it, so that the
+    value there bootstraps."""
     next_obs: np.ndarray
     over: bool = False
     """Its episode ended with it, by termination or truncation: what follows belongs to another one."""
@@ -57,6 +58,14 @@ class Battle(NamedTuple):
     """Steps that it lived."""
 
 
+class Life(NamedTuple):
+    """One life of a game that has several (Atari): LTCR's Table 1 looks like scores per life."""
+
+    value: float
+    """Undiscounted return while it lasted, in the environment's own reward."""
+    length: int
+
+
 class Episode(NamedTuple):
     """A finished episode, in the environment's own reward."""
 
@@ -65,6 +74,8 @@ class Episode(NamedTuple):
     length: int
     truncated: bool
     battle: Battle | None = None
+    lives: tuple[Life, ...] = ()
+    """In their order, the last one perhaps cut off by a truncation; none where the game counts no lives."""
 
 
 class Step(NamedTuple):

@@ -34,11 +34,19 @@ TABLES: dict[str, dict[str, Column]] = {
         "return": Column("f8", "reward", "undiscounted return of a training episode, in the environment's own reward"),
         "length": Column("i8", "frames", "length of the episode"),
         "truncated": Column("i1", "1", "1: ended by the time limit, 0: by the environment"),
+        "lives": Column("i8", "1", "lives that were played; 1 where the game counts none"),
     },
     "eval": {
         "return": Column("f8", "reward", "undiscounted return of an evaluation episode"),
         "length": Column("i8", "frames", "length of the episode"),
         "episode": Column("i8", "1", "number of the episode within this evaluation"),
+        "lives": Column("i8", "1", "lives that were played; 1 where the game counts none"),
+    },
+    "lives": {
+        "return": Column("f8", "reward", "undiscounted return of one life, where the game counts lives (Atari)"),
+        "length": Column("i8", "frames", "length of the life"),
+        "life": Column("i8", "1", "number of the life within its episode, from 0"),
+        "evaluation": Column("i1", "1", "1: of an evaluation episode, 0: of a training episode"),
     },
     "battles": {
         "result": Column("i1", "1", "Space Battle, a training game: 1 the team won, 0 draw, -1 lost, by health"),

@@ -9,6 +9,9 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 
 from mpi_ltcr.config.checks import check_numbers, require
 
+NATURE_SMALLEST = 36
+"""Pixels a side below which nothing is left after the CNN's last convolution."""
+
 
 @dataclass(frozen=True)
 class C51Config:
@@ -16,8 +19,8 @@ class C51Config:
 
     backend: Literal["eager", "fused"] = "eager"
     """`eager`: torch's autograd, any network and device; `fused`: by hand in numpy, an MLP on the CPU, faster."""
-    torso: Literal["mlp", "linear"] = "mlp"
-    """Layers between observation and atoms. `linear`: none, LTCR Eq. 5."""
+    torso: Literal["mlp", "linear", "nature"] = "mlp"
+    """Layers between observation and atoms. `linear`: none, LTCR Eq. 5; `nature`: the CNN for pictures (ref)."""
     hidden: tuple[PositiveInt, ...] = (128, 128)
     """Widths of the MLP's layers (ref)."""
     atoms: PositiveInt = 51
@@ -54,6 +57,8 @@ class C51Config:
     """Frames of the linear way from start to end (ref: a tenth of the run)."""
     reward_scale: PositiveFloat = 1.0
     """The learner sees reward * reward_scale; logs hold the environment's own (ref)."""
+    reward_clip: NonNegativeFloat = 0.0
+    """Scaled rewards are cut to +- this for the learner, 0 = never (ref: 1 for Atari)."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "agent.")
@@ -68,6 +73,19 @@ class C51Config:
             f"agent.warmup: {self.warmup} is more than agent.replay_capacity holds: {self.replay_capacity}",
         )
         require(
-            self.torso == "linear" or len(self.hidden) > 0,
+            self.torso != "mlp" or len(self.hidden) > 0,
             "agent.hidden: an mlp has at least one layer; for none set agent.torso: linear",
+        )
+        require(
+            self.backend == "eager" or self.torso != "nature",
+            "agent.backend: fused has no convolutions; for agent.torso: nature set agent.backend: eager",
+        )
+
+    def check_sight(self, obs_shape: tuple[int, ...]) -> None:
+        """Raise ConfigError unless the network can see observations of this shape."""
+        pictures = len(obs_shape) == 3 and min(obs_shape[1:]) >= NATURE_SMALLEST
+        require(
+            self.torso != "nature" or pictures,
+            f"agent.torso: nature needs pictures (channels, height, width) of at least {NATURE_SMALLEST} pixels a "
+            f"side, the environment gives {obs_shape}; set agent.torso: mlp",
         )

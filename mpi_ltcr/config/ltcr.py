@@ -44,7 +44,7 @@ class Config:
         everyone = range(max(1, len(self.agents)))
         for index in everyone:
             self.agent_of(index)
-        shared = ["update_period", "reward_scale", "discount"]
+        shared = ["update_period", "reward_scale", "reward_clip", "discount"]
         if self.transfer.method != "none":
             shared += ["atoms", "vmin", "vmax"]
         for name in shared:
@@ -88,6 +88,11 @@ class Config:
             return dataclasses.replace(self.agent, **self.agents[index])
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"agents[{index}]: {error}") from None
+
+    def check_sight(self, obs_shape: tuple[int, ...]) -> None:
+        """Raise ConfigError unless every agent can see the environment's observations."""
+        for index in range(max(1, len(self.agents))):
+            self.agent_of(index).check_sight(obs_shape)
 
     def environments(self) -> list[EnvConfig]:
         """Every environment that the run will make."""

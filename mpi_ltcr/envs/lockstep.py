@@ -7,6 +7,7 @@ games run side by side, so that one exchange serves them all. Nothing here knows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -148,11 +149,13 @@ class TeamLoop:
     Args:
         games: played in lockstep with the teammates.
         discount: gamma, the discount of a step that is no termination.
-        reward_scale: what the learner sees is reward * reward_scale.
+        reward_scale: what the learner sees is reward * reward_scale,
+        reward_clip: cut to [-reward_clip, reward_clip]; 0: never cut.
     """
 
-    def __init__(self, *, games: TeamGames, discount: float, reward_scale: float) -> None:
+    def __init__(self, *, games: TeamGames, discount: float, reward_scale: float, reward_clip: float = 0.0) -> None:
         self.games, self.discount, self.reward_scale = games, float(discount), float(reward_scale)
+        self.reward_clip = float(reward_clip) or math.inf
         self.frames = 0
 
     def steps(self, agent: Actor) -> Iterator[Step]:
@@ -170,9 +173,8 @@ class TeamLoop:
         t = step.transition
         if t is None:
             return step
-        return step._replace(
-            transition=t._replace(reward=t.reward * self.reward_scale, discount=t.discount * self.discount)
-        )
+        seen = min(max(t.reward * self.reward_scale, -self.reward_clip), self.reward_clip)
+        return step._replace(transition=t._replace(reward=seen, discount=t.discount * self.discount))
 
     def state(self) -> State:
         return {"frames": self.frames, "games": self.games.state()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -46,3 +47,41 @@ class Identity(nn.Module):
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         return obs.flatten(1)
+
+
+NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Filters, side and stride of each convolution (Mnih et al. 2015)."""
+NATURE_FEATURES = 512
+
+
+def conv(channels: int, filters: int, side: int, stride: int, generator: torch.Generator) -> nn.Conv2d:
+    """A convolution with torch's default initialisation, U(+-1/sqrt(fan in)), drawn from `generator`."""
+    with torch.random.fork_rng(devices=()):
+        layer = nn.Conv2d(channels, filters, side, stride)
+    bound = 1 / math.sqrt(channels * side * side)
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        assert layer.bias is not None
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+class Nature(nn.Module):
+    """The CNN of Mnih et al. 2015, as C51 used it: (B, C, H, W) scaled pixels -> (B, 512)."""
+
+    def __init__(self, *, obs_shape: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        self.features = NATURE_FEATURES
+        channels, *sides = obs_shape
+        convolutions = []
+        for filters, side, stride in NATURE_LAYERS:
+            convolutions.append(conv(channels, filters, side, stride, generator))
+            channels, sides = filters, [(length - side) // stride + 1 for length in sides]
+        self.convolutions = nn.ModuleList(convolutions)
+        self.dense = linear(channels * math.prod(sides), NATURE_FEATURES, generator)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        x = obs
+        for convolution in self.convolutions:
+            x = torch.relu(convolution(x))
+        return torch.relu(self.dense(x.flatten(1)))

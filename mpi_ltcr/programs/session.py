@@ -111,7 +111,8 @@ class Session:
         revisited = [m for m in revisited if m]
         self.updates += len(digested) + len(revisited)
         for e in episodes:
-            self._row("episodes", frames, **{"return": e.value, "length": e.length, "truncated": e.truncated})
+            self._row("episodes", frames, **_columns_of(e), truncated=e.truncated)
+            self._log_lives(e, frames, evaluation=False)
             if e.battle:
                 self._row("battles", frames, **e.battle._asdict())
         if digested or revisited:
@@ -127,6 +128,11 @@ class Session:
     def _row(self, table: str, frames: int, **values: object) -> None:
         self.recorder.add(table, frames=frames, updates=self.updates, wall_s=self.wall_s, **values)
 
+    def _log_lives(self, episode: Episode, frames: int, *, evaluation: bool) -> None:
+        for number, life in enumerate(episode.lives):
+            content = {"return": life.value, "length": life.length, "life": number, "evaluation": evaluation}
+            self._row("lives", frames, **content)
+
     # Evaluation and probes
 
     def _evaluate(self) -> None:
@@ -137,7 +143,8 @@ class Session:
         values = []
         for k in range(self.config.eval.episodes):
             e = self.member.evaluate(self.member.agent.player(policy_rng), number, k)
-            self._row("eval", self.frames, **{"return": e.value, "length": e.length, "episode": k})
+            self._row("eval", self.frames, **_columns_of(e), episode=k)
+            self._log_lives(e, self.frames, evaluation=True)
             values.append(e.value)
         self.evaluations += 1
         if self.progress:
@@ -311,6 +318,11 @@ class Session:
             self.run.unlock()
         if self.progress:
             self.progress.done(self.frames, state)
+
+
+def _columns_of(episode: Episode) -> dict[str, object]:
+    """What the tables of episodes have in common."""
+    return {"return": episode.value, "length": episode.length, "lives": max(1, len(episode.lives))}
 
 
 def _problem_of(action: Callable[[], object]) -> str:

@@ -88,6 +88,7 @@ class Workshop:
         clocks = {"frames": reply.frames, "updates": reply.version, "wall_s": self.wall_s}
         if ended:
             row = {"return": ended.value, "length": ended.length, "truncated": ended.truncated}
+            row["lives"] = max(1, len(ended.lives))
             self.recorder.add("episodes", **clocks, **row)
         names = {name for metrics in learned for name in metrics}
         means = {name: float(np.mean([m[name] for m in learned if name in m])) for name in names}

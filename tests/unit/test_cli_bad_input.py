@@ -107,7 +107,19 @@ CASES = {
     "a number for a list": alone("--agent.hidden", "16", says=["agent.hidden", "16"]),
     "a layer without units": alone("--agent.hidden", "[16, 0]", says=["agent.hidden", "0"]),
     "a list that is not closed": alone("--agent.hidden", "[16", says=["agent.hidden", "[16"]),
-    "an unknown torso": alone("--agent.torso", "resnet", says=["agent.torso", "resnet", "'mlp', 'linear'"]),
+    "an unknown torso": alone("--agent.torso", "resnet", says=["agent.torso", "resnet", "'mlp', 'linear', 'nature'"]),
+    "a CNN for vectors": alone("--agent.torso", "nature", says=["agent.torso", "nature", "pictures", "(4,)", "mlp"]),
+    "a CNN in one of the agents": team("--agents", "[{}, {torso: nature}]", says=["agent.torso", "nature", "pictures"]),
+    "a CNN without autograd": alone(
+        "--agent.torso", "nature", "--agent.backend", "fused", says=["agent.backend: fused", "agent.torso: nature"]
+    ),
+    "a negative clip": alone("--agent.reward_clip", "-1", says=["agent.reward_clip", "-1"]),
+    "an agent with another clip": team("--agents", "[{}, {reward_clip: 1}]", says=["agents", "agent.reward_clip"]),
+    "an unknown game": alone("--env.id", "mpi_ltcr/Atari-v0", "--env.kwargs.game", "Phenix", says=["env.", "phoenix"]),
+    "a game without all 18 actions": alone(
+        *("--env.id", "mpi_ltcr/Atari-v0", "--env.kwargs", "{game: Skiing, preprocessing: dqn}"),
+        says=["env.", "full_action_space", "skiing", "false"],
+    ),
     "an unknown method": team("--transfer.method", "telepathy", says=["transfer.method", "'public_memory', 'none'"]),
     "an unknown device": alone("--runtime.device", "tpu", says=["runtime.device", "'auto', 'cpu', 'cuda'"]),
     "no threads": alone("--runtime.threads", "0", says=["runtime.threads"]),

@@ -10,7 +10,7 @@ import pytest
 
 from mpi_ltcr import envs
 from mpi_ltcr.interaction import EnvLoop, Episode, evaluate, explore, random_features
-from mpi_ltcr.interfaces import Transition
+from mpi_ltcr.interfaces import Life, Transition
 
 GAMMA = 0.9
 
@@ -136,6 +136,59 @@ def test_a_truncation_bootstraps_and_a_termination_does_not():
     assert cut[-1].next_obs == [3]  # and not the first observation of the next episode
 
 
+class Arcade(Corridor):
+    """A game of `lives`, each of two frames; the rewards are 1, 2, 3, ... of the whole game."""
+
+    def __init__(self, lives: int = 3, reports: bool = True, **kwargs: object) -> None:
+        super().__init__(Tape(), length=2 * lives, **kwargs)
+        self.lives, self.reports = lives, reports
+
+    def reset(self, **kwargs):
+        obs, _ = super().reset(**kwargs)
+        return obs, {"lives": self.lives}
+
+    def step(self, action):
+        *step, _ = super().step(action)
+        lost = self.at % 2 == 0
+        return *step, {"lives": self.lives - self.at // 2, "life_lost": lost and self.reports}
+
+
+def test_a_reported_lost_life_is_a_discount_of_zero_and_the_game_goes_on():
+    loop = loop_of(Arcade())
+    assert [t.discount for t in play(loop, 8)] == [GAMMA, 0, GAMMA, 0, GAMMA, 0, GAMMA, 0]
+    assert [call for call in loop.env.tape.calls if call[0] == "reset"] == [("reset", 1000), ("reset", 1001)]
+    assert [t.discount for t in play(loop_of(Arcade(reports=False)), 6)] == [GAMMA] * 5 + [0]
+
+
+def test_a_game_is_accounted_as_a_whole_and_life_by_life_also_where_a_truncation_cuts_the_last_one():
+    lives = (Life(3.0, 2), Life(7.0, 2), Life(11.0, 2))
+    (ended,) = explore(loop_of(Arcade()), Scribe(Tape()), 6)[1]
+    assert ended == Episode(21.0, 6, False, lives=lives)
+    game = Arcade(truncates=True)
+    game.length = 3
+    cut = Episode(6.0, 3, True, lives=(Life(3.0, 2), Life(3.0, 1)))
+    assert [step.ended for step in islice(loop_of(game).steps(Scribe(Tape())), 3)][-1] == cut
+    assert evaluate(game, lambda obs: 0, seed=7) == cut
+    assert evaluate(Arcade(reports=False), lambda obs: 0, seed=7).lives == lives  # whoever learns, scores are scores
+
+
+def test_a_life_that_is_won_on_the_way_is_counted_as_one_more():
+    class Bonus(Arcade):
+        def step(self, action):
+            *step, info = super().step(action)
+            return *step, {**info, "lives": [3, 3, 2, 4, 3, 3, 0][self.at]}
+
+    (ended,) = explore(loop_of(Bonus()), Scribe(Tape()), 6)[1]
+    assert ended.lives == (Life(3.0, 2), Life(7.0, 2), Life(11.0, 2))
+
+
+def test_the_learner_sees_a_clipped_reward_and_the_log_the_raw_one():
+    loop = loop_of(Corridor(Tape()), reward_scale=-0.4, reward_clip=1.0)
+    steps = list(islice(loop.steps(Scribe(Tape())), 3))
+    assert [s.transition.reward for s in steps] == [-0.4, -0.8, -1.0]
+    assert steps[-1].ended == Episode(6.0, 3, False)
+
+
 def test_an_end_that_is_termination_and_truncation_at_once_is_a_termination():
     class Both(Corridor):
         def step(self, action):
@@ -218,7 +271,7 @@ def test_a_loop_restored_in_mid_episode_goes_on_exactly_like_the_first(make, fra
     second.load_state(state)
     generators = [loop.env.unwrapped.np_random.bit_generator.state for loop in (first, second)]
     assert generators[0] == generators[1]
-    assert (first.frames, first.value, first.episode) == (second.frames, second.value, second.episode)
+    assert (first.frames, first.score.value, first.episode) == (second.frames, second.score.value, second.episode)
     twin = Gambler(2)
     twin.rng.bit_generator.state = agent.rng.bit_generator.state
     assert equal(play(first, 60, agent), play(second, 60, twin))

@@ -1,4 +1,4 @@
-"""Networks: flat views of their parameters, initialisation from one generator alone, and the linear torso."""
+"""Networks: flat views of their parameters, initialisation from one generator alone, linear torso, Nature CNN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mpi_ltcr.assembly_c51 import build_net
-from mpi_ltcr.config import C51Config
+from mpi_ltcr.config import C51Config, ConfigError
 from mpi_ltcr.interfaces import EnvSpec
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import flatten
@@ -105,3 +105,54 @@ def test_the_linear_torso_is_equation_5_one_matrix_and_nothing_between():
 @pytest.mark.parametrize("torso", ["mlp", "linear"])
 def test_observations_of_any_shape_are_flattened(torso):
     assert net(spec=PICTURES, torso=torso)(torch.zeros(5, 2, 3)).shape == (5, 2, 5)
+
+
+SCREENS = EnvSpec((4, 84, 84), np.dtype(np.uint8), 18, 1 / 255)
+
+
+def naive_convolution(image: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int) -> np.ndarray:
+    """(C, H, W) -> (F, h, w), pixel by pixel."""
+    side = weight.shape[-1]
+    rows, columns = ((length - side) // stride + 1 for length in image.shape[1:])
+    out = np.empty((len(weight), rows, columns))
+    for y in range(rows):
+        for x in range(columns):
+            patch = image[:, y * stride : y * stride + side, x * stride : x * stride + side]
+            out[:, y, x] = (weight * patch).sum((1, 2, 3)) + bias
+    return out
+
+
+def test_the_nature_torso_is_three_convolutions_and_a_layer_as_published():
+    network = net(spec=EnvSpec((2, 44, 36), np.dtype(np.uint8), 2), torso="nature")
+    picture = np.random.default_rng(0).random((2, 44, 36))
+    x = picture
+    for layer, stride in zip(network.torso.convolutions, (4, 2, 1), strict=True):
+        x = np.maximum(0, naive_convolution(x, *(p.detach().numpy() for p in layer.parameters()), stride))
+    dense, head = network.torso.dense, network.head
+    x = np.maximum(0, dense.weight.detach().numpy() @ x.ravel() + dense.bias.detach().numpy())
+    logits = head.weight.detach().numpy() @ x + head.bias.detach().numpy()
+    told = network(torch.from_numpy(picture[None].astype(np.float32))).detach().numpy()
+    assert np.allclose(told.ravel(), logits, atol=1e-5)
+
+
+def test_the_nature_network_has_the_published_number_of_weights_and_draws_them_from_the_given_generator():
+    network = net(spec=SCREENS, torso="nature", atoms=51)
+    assert sum(p.numel() for p in network.torso.parameters()) == 1_684_128  # Mnih et al. 2015, for 84x84x4
+    assert torch.equal(flatten(network).values, flatten(net(spec=SCREENS, torso="nature", atoms=51)).values)
+    for layer, fan_in in zip(network.torso.convolutions, (4 * 64, 32 * 16, 64 * 9), strict=True):
+        assert 0.95 / math.sqrt(fan_in) < float(layer.weight.abs().max().detach()) <= 1 / math.sqrt(fan_in)
+
+
+@pytest.mark.parametrize("shape", [(4,), (84, 84), (4, 35, 84)])
+def test_the_nature_torso_is_refused_for_what_is_no_picture(shape):
+    with pytest.raises(ConfigError, match=r"^agent\.torso: nature needs pictures .* set agent\.torso: mlp$"):
+        C51Config(torso="nature").check_sight(shape)
+
+
+def test_the_nature_torso_sees_the_smallest_picture_that_is_not_refused():
+    C51Config(torso="nature").check_sight((1, 36, 36))
+    assert (
+        net(spec=EnvSpec((1, 36, 36), np.dtype(np.uint8), 2), torso="nature")(torch.zeros(1, 1, 36, 36))
+        .isfinite()
+        .all()
+    )
