@@ -11,11 +11,12 @@ import torch
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.agents.c51_fused import FusedC51Agent
 from mpi_ltcr.config import C51Config, ConfigError
-from mpi_ltcr.formulas import categorical
+from mpi_ltcr.formulas import categorical, schedules
 from mpi_ltcr.interfaces import EnvSpec
 from mpi_ltcr.memory.dense import DenseStore
 from mpi_ltcr.memory.n_step import NStep
-from mpi_ltcr.memory.replay import Replay
+from mpi_ltcr.memory.prioritised import PrioritisedOrder
+from mpi_ltcr.memory.replay import Order, Replay
 from mpi_ltcr.memory.uniform import UniformOrder
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import flatten
@@ -51,6 +52,7 @@ def build_c51(
         revisit_stepper=stepper(name="revisit"),
         digest_stepper=stepper(name="digest"),
         explore_rng=seeds.generator(index, "explore"),
+        double=settings.double,
         batch=settings.batch,
         warmup=settings.warmup,
         target_period=settings.target_period,
@@ -106,6 +108,17 @@ def build_replay(settings: C51Config, spec: EnvSpec, rng: np.random.Generator) -
     """The private memory of one agent."""
     return Replay(
         store=DenseStore(capacity=settings.replay_capacity, spec=spec),
-        order=UniformOrder(rng=rng),
+        order=_build_order(settings, rng),
         n_step=NStep(steps=settings.n_step),
+    )
+
+
+def _build_order(settings: C51Config, rng: np.random.Generator) -> Order:
+    if not settings.prioritised:
+        return UniformOrder(rng=rng)
+    return PrioritisedOrder(
+        capacity=settings.replay_capacity,
+        omega=settings.priority_omega,
+        beta_of=functools.partial(schedules.linear, start=settings.beta_start, end=1.0, duration=settings.beta_frames),
+        rng=rng,
     )

@@ -24,6 +24,7 @@ class C51Agent:
         explore_rng: draws exploring actions; part of the state.
         eval_epsilon: share of random actions of the evaluated policy.
         speak_net: "online" or "target", the network that answers as a teacher.
+        double: a* of Eq. 3 is the online network's choice (Double Q-learning) and not the target network's.
         warmup, target_period, epsilon_*: see `config.C51Config`, in frames.
     """
 
@@ -40,6 +41,7 @@ class C51Agent:
         revisit_stepper: Stepper,
         digest_stepper: Stepper,
         explore_rng: np.random.Generator,
+        double: bool,
         batch: int,
         warmup: int,
         target_period: int,
@@ -54,7 +56,7 @@ class C51Agent:
         self.support, self.replay = support, replay
         self.revisit_stepper, self.digest_stepper = revisit_stepper, digest_stepper
         self.explore_rng = explore_rng
-        self.batch, self.warmup, self.target_period = batch, warmup, target_period
+        self.double, self.batch, self.warmup, self.target_period = double, batch, warmup, target_period
         self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
         self.eval_epsilon, self.speak_net = eval_epsilon, speak_net
         self.frames = self.revisits = self.digests = 0
@@ -101,14 +103,18 @@ class C51Agent:
         batch = sample.batch
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         with torch.no_grad():
-            next_logits = self.target_net(self._obs(batch.next_obs))
-            target = categorical.target_distribution(reward, discount, next_logits, self.support)
+            next_obs = self._obs(batch.next_obs)
+            next_action = categorical.greedy(self.net(next_obs), self.support) if self.double else None
+            next_logits = self.target_net(next_obs)
+            target = categorical.target_distribution(reward, discount, next_logits, self.support, next_action)
         logits = categorical.at_action(self.net(self._obs(batch.obs)), self._tensor(batch.action))
-        loss = categorical.cross_entropy(target, logits).mean()
-        norm = self.revisit_stepper.step(loss)
+        losses = categorical.cross_entropy(target, logits)
+        norm = self.revisit_stepper.step((self._tensor(sample.weights) * losses).mean())
+        if self.replay.rated:
+            self.replay.rate(sample.rows, categorical.kl_divergence(target, logits.detach()).cpu().numpy())
         positions = categorical.bellman_positions(reward, discount, self.support)
         return {
-            "td_loss": float(loss.detach()),
+            "td_loss": float(losses.detach().mean()),
             "revisit_grad_norm": norm,
             "q_mean": float(categorical.expectation(logits.detach().softmax(-1), self.support).mean()),
             "clipped_fraction": float(categorical.clipped_fraction(positions, self.support)),

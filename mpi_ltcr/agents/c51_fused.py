@@ -89,6 +89,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
+def log_of(masses: np.ndarray) -> np.ndarray:
+    """log p, any shape, finite at 0 so that 0 log 0 = 0."""
+    return np.asarray(np.log(np.maximum(masses, np.finfo(np.float32).tiny)))
+
+
 def project(masses: np.ndarray, positions: np.ndarray, support: np.ndarray) -> np.ndarray:
     """The Cramer projection Pi_C (LTCR Eq. 3): (B, K) masses at (B, K) positions -> (B, K) masses on the support.
 
@@ -138,28 +143,30 @@ class FusedC51Agent(C51Agent):
     def _follow_td(self, sample: Sample) -> Metrics:
         batch = sample.batch
         masses = softmax(self._logits(batch.next_obs, target=True))
-        best = (masses @ self.z).argmax(-1)
+        chooser = softmax(self._logits(batch.next_obs)) if self.double else masses
+        best = (chooser @ self.z).argmax(-1)
         positions = batch.reward[:, None] + batch.discount[:, None] * self.z
         target = project(masses[np.arange(len(best)), best], positions, self.z)
-        log_masses = self._gradient(Features(batch.obs, batch.action), target)
-        loss = float(-(target * log_masses).sum() / len(target))
+        log_masses = self._gradient(Features(batch.obs, batch.action), target, sample.weights)
+        entropies = target * log_masses
+        norm = self.revisit_stepper.follow(float(-(sample.weights @ entropies).sum() / len(target)))
+        if self.replay.rated:
+            self.replay.rate(sample.rows, (target * log_of(target) - entropies).sum(-1))
         outside = (positions < self.z[0]) | (positions > self.z[-1])
         return {
-            "td_loss": loss,
-            "revisit_grad_norm": self.revisit_stepper.follow(loss),
+            "td_loss": float(-entropies.sum() / len(target)),
+            "revisit_grad_norm": norm,
             "q_mean": float((np.exp(log_masses) @ self.z).mean()),
             "clipped_fraction": float(outside.mean()),
         }
 
     def _follow_kl(self, lesson: Lesson) -> Metrics:
-        log_masses = self._gradient(lesson.features, lesson.target)
-        tiny = np.finfo(np.float32).tiny  # 0 log 0 = 0
-        log_target = np.log(np.maximum(lesson.target, tiny))
-        loss = float((lesson.target * (log_target - log_masses)).sum() / len(log_masses))
+        log_masses = self._gradient(lesson.features, lesson.target, np.ones(len(lesson.target), np.float32))
+        loss = float((lesson.target * (log_of(lesson.target) - log_masses)).sum() / len(log_masses))
         return {"distill_loss": loss, "digest_grad_norm": self.digest_stepper.follow(loss)}
 
-    def _gradient(self, features: Features, target: np.ndarray) -> np.ndarray:
-        """Fill `flat.grads` with that of the mean cross-entropy between target (B, K) and Z(s, a).
+    def _gradient(self, features: Features, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Fill `flat.grads` with that of the mean of weights (B,) * cross-entropy between target (B, K) and Z(s, a).
 
         Returns:
             log Z(s, a), (B, K).
@@ -171,6 +178,6 @@ class FusedC51Agent(C51Agent):
         gradient = np.zeros_like(outputs[-1])
         # d/dlogits of -sum target log softmax(logits) is softmax * (sum of target) - target
         at_action = np.exp(log_masses) * target.sum(-1, keepdims=True) - target
-        gradient.reshape(count, -1, atoms)[rows, features.action] = at_action / count
+        gradient.reshape(count, -1, atoms)[rows, features.action] = at_action * weights[:, None] / count
         backward(self.online, outputs, gradient)
         return log_masses

@@ -29,6 +29,8 @@ class C51Config:
     """Lowest atom, in scaled reward (ref: r_max / (1 - discount))."""
     vmax: float = 100.0
     """Highest atom, in scaled reward (ref)."""
+    double: bool = False
+    """The online network chooses the action that the target network evaluates (van Hasselt et al. 2016)."""
     discount: ClosedUnitInterval = 0.99
     """gamma (LTCR 4.1)."""
     n_step: PositiveInt = 1
@@ -45,6 +47,14 @@ class C51Config:
     """Transitions in the private experience buffer (ref)."""
     warmup: NonNegativeInt = 500
     """Frames before the first Revisit update (ref)."""
+    prioritised: bool = False
+    """Transitions that can teach more are replayed more often (Schaul et al. 2016), by the KL of their last update."""
+    priority_omega: ClosedUnitInterval = 0.5
+    """omega, exponent of the priorities (Rainbow); 0 is uniform."""
+    beta_start: ClosedUnitInterval = 0.4
+    """beta, exponent of the importance weights, at the first transition (Rainbow)."""
+    beta_frames: PositiveInt = 100_000
+    """Transitions of beta's linear way to 1 (ref: CartPole's whole run, as in Rainbow)."""
     update_period: PositiveInt = 1
     """Frames for each gradient slot (ref)."""
     target_period: PositiveInt = 100
