@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 State = dict[str, Any]
-"""A nested dict of numpy arrays, numbers, strings and None: what a checkpoint can hold."""
+"""A nested dict of numpy arrays, numbers, strings, None and `Sealed`: what a checkpoint can hold."""
+
+
+class Sealed(NamedTuple):
+    """A part of a state that will never change again: checkpoints write it once, and refer to it afterwards."""
+
+    tree: State
+
 
 Metrics = dict[str, float]
 """Named scalars of one update, e.g. ``{"td_loss": 0.7, "grad_norm": 1.2}``."""
@@ -134,6 +141,8 @@ class EnvSpec(NamedTuple):
     """Emulator frames in one agent step. Everything named `frames` counts agent steps."""
     reward_scale: float = 1.0
     """The learner sees ``reward * reward_scale``; logs hold the environment's own reward."""
+    stacked: bool = False
+    """The first axis of an observation is a stack of frames, to which a step adds one."""
 
 
 class Stateful(Protocol):

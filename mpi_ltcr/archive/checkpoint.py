@@ -1,6 +1,7 @@
 """Checkpoints: one HDF5 file per rank, and a manifest of their hashes that is written last.
 
     checkpoints/step_000010000/rank0000.h5  rank0001.h5  memory.h5  manifest.json
+    checkpoints/segments/rank0000-000012.h5 ...            what several of them share, see `segments.py`
 
 The commit protocol (every rank writes into one temporary folder; the programs gather who succeeded; rank 0 commits):
 a folder named step_* with a manifest is whole, anything else never existed. Nothing here knows of MPI.
@@ -12,19 +13,20 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 
 from mpi_ltcr.archive.atomic import fsync_folder, sha256, write_hdf5, write_json, write_text
-from mpi_ltcr.archive.tree import read_tree, write_tree
+from mpi_ltcr.archive.tree import SEGMENT_PATTERN, read_tree, write_tree
 from mpi_ltcr.interfaces import State
 
 FORMAT = "mpi-ltcr-checkpoint"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+SEGMENTS = "segments"
 MAX_MANIFEST = 10_000_000
 """Bytes; a longer one is not read."""
 
@@ -76,17 +78,21 @@ def begin(checkpoints: Path, frames: int) -> Path:
     return draft
 
 
-def commit(checkpoints: Path, frames: int, entries: list[Entry], facts: dict[str, Any]) -> Path:
+def commit(
+    checkpoints: Path, frames: int, entries: list[Entry], facts: dict[str, Any], segments: Sequence[Entry] = ()
+) -> Path:
     """Write the manifest of a gathered draft and put the checkpoint in its place, whole.
 
     Args:
+        segments: those that the files refer to.
         facts: more for the manifest: `world_size`, `ranks` unless each of them has a file in it, and what else may be
             of interest.
     """
     draft, folder = draft_folder(checkpoints, frames), step_folder(checkpoints, frames)
-    files = {entry.name: {"sha256": entry.sha256, "bytes": entry.bytes} for entry in entries}
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "frames": frames}
-    manifest = {**head, **facts, "files": files}
+    manifest = {**head, **facts, "files": _listed(entries)}
+    if segments:
+        manifest[SEGMENTS] = _listed(segments)
     write_json(draft / MANIFEST, {**manifest, "digest": _digest(manifest)})
     if folder.exists():  # the same step again after a resume: the new one is as good and is surely whole
         shutil.rmtree(folder)
@@ -96,13 +102,17 @@ def commit(checkpoints: Path, frames: int, entries: list[Entry], facts: dict[str
     return folder
 
 
+def _listed(entries: Sequence[Entry]) -> dict[str, Any]:
+    return {entry.name: {"sha256": entry.sha256, "bytes": entry.bytes} for entry in entries}
+
+
 def _digest(manifest: dict[str, Any]) -> str:
     """Of a manifest without its digest: no bit of it changes unseen."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def prune(checkpoints: Path, keep: int, frames: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `frames`, and every leftover draft.
+    """Remove all but the newest `keep` checkpoints up to `frames`, every leftover draft, and unneeded segments.
 
     What claims to be newer than the one just written was refused when this attempt began: it does not count.
     """
@@ -110,6 +120,19 @@ def prune(checkpoints: Path, keep: int, frames: int) -> None:
         shutil.rmtree(folder)
     for draft in checkpoints.glob(".step_*.tmp"):
         shutil.rmtree(draft, ignore_errors=True)
+    if (checkpoints / SEGMENTS).is_dir():
+        needed = {name for folder in folders(checkpoints) for name in _segments_of(folder)}
+        for path in (checkpoints / SEGMENTS).glob("*.h5"):
+            if path.name not in needed:
+                path.unlink()
+
+
+def _segments_of(folder: Path) -> Iterable[str]:
+    """Names of the segments that a checkpoint refers to; none where its manifest cannot be used."""
+    try:
+        return read_manifest(folder).get(SEGMENTS, {})
+    except CheckpointError:
+        return ()
 
 
 def folders(checkpoints: Path) -> list[Path]:
@@ -123,25 +146,38 @@ def frames_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint all of whose files are there, of their size and of their hash.
+def verify(folder: Path, sound: set[tuple[str, str]] | None = None) -> dict[str, Any]:
+    """The manifest of a checkpoint all of whose files and segments are there, of their size and of their hash.
+
+    Args:
+        sound: names and hashes of segments that need no second look, because another checkpoint's has had one; those
+            that are found sound are added.
 
     Raises:
         CheckpointError: naming the folder, the file and what is wrong with it.
     """
-    manifest = read_manifest(folder)
+    manifest, sound = read_manifest(folder), set() if sound is None else sound
     for name, expected in manifest["files"].items():
-        path = folder / name
-        try:
-            if not path.is_file():
-                raise CheckpointError(f"{folder.name}: {name} is missing")
-            if path.stat().st_size != expected["bytes"]:
-                raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {expected['bytes']}")
-            if sha256(path) != expected["sha256"]:
-                raise CheckpointError(f"{folder.name}: {name} was changed after it was written (sha256 differs)")
-        except OSError as error:
-            raise CheckpointError(f"{folder.name}: {name} cannot be read ({error.strerror})") from None
+        _check_file(folder, folder / name, expected)
+    for name, expected in manifest.get(SEGMENTS, {}).items():
+        if (name, expected["sha256"]) not in sound:
+            _check_file(folder, folder.parent / SEGMENTS / name, expected)
+            sound.add((name, expected["sha256"]))
     return manifest
+
+
+def _check_file(folder: Path, path: Path, expected: dict[str, Any]) -> None:
+    """Raise CheckpointError unless a file of the checkpoint in `folder` is as its manifest says."""
+    name = path.name
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{folder.name}: {name} is missing")
+        if path.stat().st_size != expected["bytes"]:
+            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes, not {expected['bytes']}")
+        if sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{folder.name}: {name} was changed after it was written (sha256 differs)")
+    except OSError as error:
+        raise CheckpointError(f"{folder.name}: {name} cannot be read ({error.strerror})") from None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -170,7 +206,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _sound(manifest: dict[str, Any], frames: int) -> bool:
     """Whether a manifest is of this frame, and names one file for each of its ranks and nothing outside its folder."""
     files = manifest["files"]
-    named = all(re.fullmatch(r"[a-z]+\d*\.h5", name) and {"sha256", "bytes"} <= set(e) for name, e in files.items())
+    named = all(
+        re.fullmatch(pattern, name) and {"sha256", "bytes"} <= set(e)
+        for pattern, listed in ((r"[a-z]+\d*\.h5", files), (SEGMENT_PATTERN, manifest.get(SEGMENTS, {})))
+        for name, e in listed.items()
+    )
     size = manifest["world_size"]
     ranks = manifest["ranks"] if "ranks" in manifest else range(size)
     return (

@@ -6,6 +6,7 @@ says which Python type it was. Integers are kept as decimal text when 64 bits do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,13 @@ from mpi_ltcr.interfaces import State
 
 MAX_ITEMS, MAX_DEPTH = 2_000, 32
 NUMERIC = "biufc"
+SEGMENT_PATTERN = r"[a-z]+\d*-\d+\.h5"
 PLAIN_LAYOUTS = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS)
 """Not virtual, and not chunked, as every filter (compression) is."""
+
+
+class SegmentName(str):
+    """In place of a part of a state that lies in a file of its own (`segments.py`)."""
 
 
 class TreeError(ValueError):
@@ -52,6 +58,8 @@ def _encode(value: Any, place: str) -> tuple[str, Any]:
         return "int", str(int(value))
     if isinstance(value, (float, np.floating)):
         return "float", np.float64(value)
+    if isinstance(value, SegmentName):
+        return "segment", str(value)
     if isinstance(value, str):
         return "str", value
     raise TypeError(f"{place}: a {type(value).__name__} cannot be saved; use arrays, numbers, strings or dicts")
@@ -110,10 +118,18 @@ def _read_dataset(dataset: h5py.Dataset, file_size: int) -> Any:
         raise TreeError(f"{dataset.name}: a scalar of unknown kind {kind!r}") from None
 
 
+def _segment_name(text: str) -> SegmentName:
+    """Nothing that could lead out of the folder of segments."""
+    if not re.fullmatch(SEGMENT_PATTERN, text):
+        raise ValueError(text)
+    return SegmentName(text)
+
+
 _DECODE: dict[str, Callable[[Any], Any]] = {
     "none": lambda value: None,
     "bool": bool,
     "int": lambda value: int(value.decode()),
     "float": float,
     "str": lambda value: value.decode(),
+    "segment": lambda value: _segment_name(value.decode()),
 }

@@ -13,17 +13,22 @@ def verify_run(run: Path) -> Iterator[tuple[str, str]]:
     """(name, problem) of the parts of a run; the problem of a sound part is empty."""
     yield "config.yaml", "" if (run / "config.yaml").is_file() else "missing; not a run directory"
     everybody = run / "checkpoints"
+    sound: set[tuple[str, str]] = set()
     for checkpoints in (everybody, *sorted(path for path in everybody.glob("*") if path.is_dir())):  # of each task
         for folder in checkpoint.folders(checkpoints):
-            yield str(folder.relative_to(run)), _problem_of_checkpoint(folder)
+            yield str(folder.relative_to(run)), _problem_of_checkpoint(folder, sound)
     for path in sorted((run / "logs").glob("*.h5")):
         yield f"logs/{path.name}", _problem_of_log(path)
 
 
-def _problem_of_checkpoint(folder: Path) -> str:
+def _problem_of_checkpoint(folder: Path, sound: set[tuple[str, str]]) -> str:
+    """`sound`: segments of other checkpoints, as in `checkpoint.verify`."""
     try:
-        for name in checkpoint.verify(folder)["files"]:
+        seen = set(sound)
+        for name in checkpoint.verify(folder, sound)["files"]:
             checkpoint.load_file(folder / name)
+        for name, _ in sound - seen:
+            checkpoint.load_file(folder.parent / checkpoint.SEGMENTS / name)
     except checkpoint.CheckpointError as error:
         return str(error)
     return ""

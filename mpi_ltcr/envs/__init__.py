@@ -27,11 +27,12 @@ class Entry(NamedTuple):
     max_episode_steps: int | None
     reward_threshold: float | None
     obs_scale: np.ndarray | float
+    stacked: bool = False
 
 
 ENVS: dict[str, Entry] = {
     "mpi_ltcr/CartPole15-v0": Entry("mpi_ltcr.envs.cartpole:CartPole15", 200, 195.0, CARTPOLE_SCALE),
-    "mpi_ltcr/Atari-v0": Entry("mpi_ltcr.envs.atari:make_atari", None, None, 1.0),
+    "mpi_ltcr/Atari-v0": Entry("mpi_ltcr.envs.atari:make_atari", None, None, 1.0, stacked=True),
     "mpi_ltcr/SpaceBattle-v0": Entry("mpi_ltcr.envs.space_battle_solo:SpaceBattleSolo", None, None, 1.0),
     "CartPole-v1": Entry(None, None, None, CARTPOLE_SCALE),
 }
@@ -88,7 +89,8 @@ def spec_of(env_id: str, env: gymnasium.Env) -> EnvSpec:
     scale = ENVS[env_id].obs_scale if env_id in ENVS else 1.0
     if obs.dtype == np.uint8:
         scale = 1 / 255  # pixels stay bytes until they are on the learning device
-    return EnvSpec(tuple(obs.shape), np.dtype(obs.dtype), int(actions.n), scale)
+    stacked = env_id in ENVS and ENVS[env_id].stacked
+    return EnvSpec(tuple(obs.shape), np.dtype(obs.dtype), int(actions.n), scale, stacked=stacked)
 
 
 def _first_line(error: BaseException) -> str:

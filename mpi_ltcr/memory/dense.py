@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mpi_ltcr.interfaces import EnvSpec, State, Transition
-from mpi_ltcr.memory.ring import Ring
+from mpi_ltcr.memory.frame_ring import ring_for
+from mpi_ltcr.memory.ring import Columns
 
 
 class DenseStore:
@@ -19,16 +20,14 @@ class DenseStore:
     def __init__(self, *, capacity: int, spec: EnvSpec) -> None:
         obs = (np.dtype(spec.obs_dtype), spec.obs_shape)
         scalar = (np.dtype(np.float32), ())
-        self.ring = Ring(
-            capacity=capacity,
-            columns={
-                "obs": obs,
-                "action": (np.dtype(np.int64), ()),
-                "reward": scalar,
-                "discount": scalar,
-                "next_obs": obs,
-            },
-        )
+        columns: Columns = {
+            "obs": obs,
+            "action": (np.dtype(np.int64), ()),
+            "reward": scalar,
+            "discount": scalar,
+            "next_obs": obs,
+        }
+        self.ring = ring_for(capacity=capacity, columns=columns, spec=spec)
 
     def __len__(self) -> int:
         return len(self.ring)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpi_ltcr.interfaces import EnvSpec, Features, State
-from mpi_ltcr.memory.ring import Ring
+from mpi_ltcr.memory.frame_ring import ring_for
 
 
 class PublicMemory:
@@ -22,7 +22,7 @@ class PublicMemory:
 
     def __init__(self, *, capacity: int, spec: EnvSpec, rng: np.random.Generator) -> None:
         columns = {"obs": (np.dtype(spec.obs_dtype), spec.obs_shape), "action": (np.dtype(np.int64), ())}
-        self.ring = Ring(capacity=capacity, columns=columns)
+        self.ring = ring_for(capacity=capacity, columns=columns, spec=spec)
         self.rng = rng
 
     def __len__(self) -> int:

@@ -8,6 +8,9 @@ import numpy as np
 
 from mpi_ltcr.interfaces import State
 
+Columns = Mapping[str, tuple[np.dtype, tuple[int, ...]]]
+"""For each name its dtype and the shape of one row's value."""
+
 
 class Ring:
     """Named columns of `capacity` rows.
@@ -16,7 +19,7 @@ class Ring:
         columns: for each name its dtype and the shape of one row's value.
     """
 
-    def __init__(self, *, capacity: int, columns: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> None:
+    def __init__(self, *, capacity: int, columns: Columns) -> None:
         self.capacity = capacity
         self.data = {name: np.zeros((capacity, *shape), dtype) for name, (dtype, shape) in columns.items()}
         self.added = 0

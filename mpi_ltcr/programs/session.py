@@ -19,6 +19,7 @@ from mpi_ltcr.agents.c51 import value_spread
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.archive.segments import Shelf
 from mpi_ltcr.assembly import Member
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
@@ -34,6 +35,9 @@ AGREE_EVERY = 10
 """Rounds between two agreements on whether to stop."""
 SAVE_ATTEMPTS = 3
 """Checkpoints in a row that may fail before the run stops."""
+
+Written = tuple[checkpoint.Entry, list[checkpoint.Entry]]
+"""A file of a checkpoint, and the segments that it refers to."""
 
 
 class Session:
@@ -58,6 +62,7 @@ class Session:
     ) -> None:
         self.config, self.member, self.service = config, member, service
         self.run, self.recorder, self.signals, self.attempt = run, recorder, signals, attempt
+        self.shelf = Shelf(run.checkpoints)
         self.seeds = SeedTree(config.seed)
         self.frames = self.updates = self.evaluations = 0
         self.seconds = dict.fromkeys(PHASES, 0.0)
@@ -227,12 +232,12 @@ class Session:
             if self.service.rank == 0:
                 problem = _problem_of(lambda: checkpoint.begin(self.run.checkpoints, self.frames))
             problem = self._agree_on(problem)
-            entries: list[checkpoint.Entry] = []
+            written: list[Written] = []
             if not problem:
-                problem = self._agree_on(_problem_of(lambda: entries.extend(self._write_files())))
-            listed = self.service.texts(json.dumps(entries))
+                problem = self._agree_on(_problem_of(lambda: written.extend(self._write_files())))
+            listed = self.service.texts(json.dumps(written))
             if not problem and self.service.rank == 0:
-                everything = [checkpoint.Entry(*entry) for text in listed for entry in json.loads(text)]
+                everything = [one for text in listed for one in json.loads(text)]
                 problem = _problem_of(lambda: self._commit(everything))
             problem = self._agree_on(problem)
         if not problem:
@@ -247,17 +252,22 @@ class Session:
         """Collective. The first problem that any rank has, the same text for all; empty if there is none."""
         return next((text for text in self.service.texts(problem) if text), "")
 
-    def _write_files(self) -> list[checkpoint.Entry]:
+    def _write_files(self) -> Iterator[Written]:
+        """Each file of this rank, and the segments that it refers to."""
         draft = checkpoint.draft_folder(self.run.checkpoints, self.frames)
         self.recorder.publish()
-        entries = [checkpoint.write_file(draft, checkpoint.rank_file(self.member.role.agent), self.state())]
+        parts = {checkpoint.rank_file(self.member.role.agent): self.state}
         if self.member.memory is not None:
-            entries.append(checkpoint.write_file(draft, "memory.h5", self.member.memory.state()))
-        return entries
+            parts["memory.h5"] = self.member.memory.state
+        for name, state in parts.items():
+            slim, segments = self.shelf.put_away(state(), name)
+            yield checkpoint.write_file(draft, name, slim), segments
 
-    def _commit(self, entries: list[checkpoint.Entry]) -> None:
+    def _commit(self, everything: list[Written]) -> None:
         facts = {"world_size": self.service.size, "updates": self.updates, "config": self.config.name}
-        checkpoint.commit(self.run.checkpoints, self.frames, entries, facts)
+        files = [checkpoint.Entry(*file) for file, _ in everything]
+        segments = [checkpoint.Entry(*segment) for _, segments in everything for segment in segments]
+        checkpoint.commit(self.run.checkpoints, self.frames, files, facts, segments)
         checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep, self.frames)
         self.run.write_status(state="running", frames=self.frames, checkpoint=self.frames, attempt=self.attempt)
 
@@ -274,7 +284,8 @@ class Session:
 
     def restore(self, folder: Path) -> None:
         """Continue from a verified checkpoint: the rows that came after it are cut from the log."""
-        state = checkpoint.load_file(folder / checkpoint.rank_file(self.member.role.agent))
+        self.shelf.know(folder)
+        state = self.shelf.fetch(checkpoint.load_file(folder / checkpoint.rank_file(self.member.role.agent)))
         session = state["session"]
         self.frames = self.saved = session["frames"]
         self.updates = session["updates"]
@@ -285,7 +296,7 @@ class Session:
         self.member.loop.load_state(state["loop"])
         self.member.transfer.load_state(state["transfer"])
         if self.member.memory is not None:
-            self.member.memory.load_state(checkpoint.load_file(folder / "memory.h5"))
+            self.member.memory.load_state(self.shelf.fetch(checkpoint.load_file(folder / "memory.h5")))
         if self.progress:
             self.progress.resumed(self.frames)
         self.event("info", f"resumed from {folder.name}, attempt {self.attempt}")
