@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 from ca3c_helpers import POLE3, TOYS, certificate
-from mpi_ltcr.config_ca3c import AlignConfig, CertificateConfig
 
 from mpi_ltcr import envs, options
-from mpi_ltcr.config import ConfigError
+from mpi_ltcr.config import AlignConfig, CertificateConfig, ConfigError
 from mpi_ltcr.formulas.distillation import alignment_loss
 from mpi_ltcr.programs import align
 from mpi_ltcr.seeds import SeedTree
