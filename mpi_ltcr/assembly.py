@@ -18,11 +18,12 @@ from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role
 from mpi_ltcr.config import C51Config, Config, ConfigError
 from mpi_ltcr.envs.lockstep import TeamGames, TeamLoop, play_episode
-from mpi_ltcr.envs.opponents import make_opponent
+from mpi_ltcr.envs.opponents import Opponent, Snapshots, make_opponent
 from mpi_ltcr.envs.space_battle_solo import SpaceBattleSolo
 from mpi_ltcr.interaction import EnvLoop, evaluate, random_features
 from mpi_ltcr.interfaces import EnvSpec, Episode, Features, Loop, Policy
 from mpi_ltcr.memory.public import PublicMemory
+from mpi_ltcr.rivals import Rivals, without_policies
 from mpi_ltcr.seeds import TEAM, SeedTree
 from mpi_ltcr.transfer.none import NoTransfer
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
@@ -62,15 +63,20 @@ def torch_device(choice: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
-def build_member(config: Config, role: Role, service: Service, device: torch.device) -> Member:
-    """Everything of one rank of an LTCR team, in its first state."""
+def build_member(
+    config: Config, role: Role, service: Service, device: torch.device, rivals: Rivals | None = None
+) -> Member:
+    """Everything of one rank of an LTCR team, in its first state; `rivals` play the enemies that need policies."""
     seeds = SeedTree(config.seed)
-    env = envs.make(config.env.id, config.env.kwargs)
+    env, probe_env = (envs.make(config.env.id, without_policies(config.env)) for _ in range(2))
     spec = envs.spec_of(config.env.id, env)
     settings = config.agent_of(role.agent)
-    build_loop = _shared_loop if config.env.shared else _own_loop
-    loop, evaluate_episode = build_loop(config, settings, role, service, env, seeds)
-    probe_env = envs.make(config.env.id, config.env.kwargs)
+    agent = build_c51(settings, spec, seeds, role.agent, device, config.eval.epsilon, config.transfer.speak_net)
+    if config.env.shared:
+        snapshots = build_snapshots(rivals, spec, role.agent, agent.weights) if rivals else None
+        loop, evaluate_episode = _shared_loop(config, settings, role, service, env, seeds, snapshots)
+    else:
+        loop, evaluate_episode = _own_loop(config, settings, role, env, seeds)
     probe_rng = seeds.generator(TEAM, "probe")
     states = random_features(probe_env, probe_rng, PROBE_STATES).obs
     states[0] = 0
@@ -80,7 +86,7 @@ def build_member(config: Config, role: Role, service: Service, device: torch.dev
     return Member(
         role=role,
         spec=spec,
-        agent=build_c51(settings, spec, seeds, role.agent, device, config.eval.epsilon, config.transfer.speak_net),
+        agent=agent,
         loop=loop,
         evaluate=evaluate_episode,
         transfer=_build_transfer(config, role, service, spec, memory, seeds),
@@ -91,7 +97,7 @@ def build_member(config: Config, role: Role, service: Service, device: torch.dev
 
 
 def _own_loop(
-    config: Config, settings: C51Config, role: Role, service: Service, env: gymnasium.Env, seeds: SeedTree
+    config: Config, settings: C51Config, role: Role, env: gymnasium.Env, seeds: SeedTree
 ) -> tuple[Loop, Callable[[Policy, int, int], Episode]]:
     """An environment of its own for each agent, and another one to be evaluated in."""
     loop = EnvLoop(
@@ -110,20 +116,32 @@ def _own_loop(
 
 
 def _shared_loop(
-    config: Config, settings: C51Config, role: Role, service: Service, env: gymnasium.Env, seeds: SeedTree
+    config: Config,
+    settings: C51Config,
+    role: Role,
+    service: Service,
+    env: gymnasium.Env,
+    seeds: SeedTree,
+    snapshots: Snapshots | None,
 ) -> tuple[Loop, Callable[[Policy, int, int], Episode]]:
     """Replicas of one team's games on all ranks (LTCR 4.1, multi-player mode). Collective."""
     if not isinstance(env.unwrapped, SpaceBattleSolo):
         raise ConfigError(f"env.shared: {config.env.id} is played alone; use mpi_ltcr/SpaceBattle-v0")
     rules, enemies = env.unwrapped.rules, str(config.env.kwargs.get("enemies", "random"))
 
+    def opponent() -> Opponent:
+        if snapshots is None:
+            return make_opponent(enemies, rules=rules)
+        return make_opponent("selfplay", policies=snapshots)  # a frozen team: of one snapshot, which no other joins
+
     def games(purpose: str, count: int, *number: int) -> TeamGames:
         return TeamGames(
             rules=rules,
             ship=role.agent,
-            opponents=[make_opponent(enemies, rules=rules) for _ in range(count)],
+            opponents=[opponent() for _ in range(count)],
             rng_of=lambda game, episode: seeds.generator(TEAM, purpose, *number, game, episode),
             exchange=service.allgather,
+            piloted=snapshots is not None,
         )
 
     def evaluate_episode(policy: Policy, number: int, episode: int) -> Episode:
@@ -134,8 +152,35 @@ def _shared_loop(
         discount=settings.discount,
         reward_scale=settings.reward_scale,
         reward_clip=settings.reward_clip,
+        snapshots=snapshots,
     )
     return loop, evaluate_episode
+
+
+def build_snapshots(rivals: Rivals, spec: EnvSpec, ship: int, own_weights: Callable[[], np.ndarray]) -> Snapshots:
+    """Whom the enemy of number `ship` plays: a frozen agent for ever, or past selves of the own one.
+
+    Raises:
+        CheckpointError: the frozen agent's file is damaged. ValueError: it does not fit its own configuration.
+    """
+    index = ship if rivals.folder is None or rivals.size > 1 else 0
+    revive = functools.partial(build_guest, rivals.config, spec, index)
+    take = own_weights if rivals.folder is None else lambda: np.asarray(rivals.state_of(ship)["weights"])
+    snapshots = Snapshots(take=take, revive=revive, every=rivals.every)
+    snapshots[0]  # fits, or is refused
+    return snapshots
+
+
+def build_guest(config: Config, spec: EnvSpec, index: int, weights: np.ndarray) -> Policy:
+    """The greedy policy of agent number `index` of a run, with these weights (P,), on the CPU. It never learns.
+
+    Raises:
+        ValueError: weights of another network.
+    """
+    seeds, cpu = SeedTree(config.seed), torch.device("cpu")
+    agent = build_c51(config.agent_of(index), spec, seeds, index, cpu, 0.0, config.transfer.speak_net)
+    agent.load_weights({"weights": weights, "target_weights": weights})
+    return agent.player(np.random.default_rng(0))
 
 
 def _build_transfer(

@@ -66,9 +66,9 @@ def complain(message: str) -> None:
 def train(arguments: list[str]) -> None:
     """Train a new run."""
     config, plan = options.load(arguments)
+    check_env(config)
     if not (plan and launch.size() == 1):
         config.check_team(launch.size())
-    check_env(config)
     if plan:
         from mpi_ltcr.programs import PROGRAMS
 
@@ -89,8 +89,8 @@ def resume(arguments: list[str]) -> None:
     require_run(asked.run)
     frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
     config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])
-    config.check_team(launch.size())
     check_env(config)
+    config.check_team(launch.size())
     run_job(config, asked.run, asked.force_unlock)
 
 
@@ -113,17 +113,19 @@ def run_job(config: Config, resumed: Path | None = None, force_unlock: bool = Fa
 
 
 def check_env(config: Config) -> None:
-    """Raise ConfigError unless the environment exists, can be made, and suits the agents."""
-    from mpi_ltcr import envs
+    """Raise ConfigError unless the environment exists, can be made, and suits the agents; and so its enemies."""
+    from mpi_ltcr import envs, rivals
 
     try:
         for env in config.environments():
-            made = envs.make(env.id, env.kwargs)
+            made = envs.make(env.id, rivals.without_policies(env))
             made.close()
             if isinstance(config, Config):
                 config.check_sight(envs.spec_of(env.id, made).obs_shape)
     except envs.EnvError as error:
         raise ConfigError(str(error)) from None
+    if isinstance(config, Config):
+        rivals.find(config)
 
 
 def require_run(run: Path) -> None:

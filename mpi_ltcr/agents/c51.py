@@ -170,13 +170,18 @@ class C51Agent:
             "frames": self.frames,
             "revisits": self.revisits,
             "digests": self.digests,
-            "weights": self.flat.values.detach().cpu().numpy().copy(),
+            "weights": self.weights(),
             "target_weights": self.target_flat.values.detach().cpu().numpy().copy(),
             "revisit_stepper": self.revisit_stepper.state(),
             "digest_stepper": self.digest_stepper.state(),
             "replay": self.replay.state(),
             "explore_rng": self.explore_rng.bit_generator.state,
         }
+
+    def weights(self) -> np.ndarray:
+        """A copy of the online network's parameters, (P,) float32."""
+        values: np.ndarray = self.flat.values.detach().cpu().numpy().copy()
+        return values
 
     def load_weights(self, state: State) -> None:
         """Only the networks of a saved state: enough to play. Raises ValueError if they are of another shape."""

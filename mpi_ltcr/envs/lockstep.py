@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mpi_ltcr.envs.opponents import Opponent
+from mpi_ltcr.envs.opponents import Opponent, Snapshots
 from mpi_ltcr.envs.space_battle_rules import EVENTS, FIRE, Rules
 from mpi_ltcr.envs.space_battle_world import World
 from mpi_ltcr.interfaces import Actor, Battle, Episode, Policy, State, Step, Transition
@@ -35,6 +35,8 @@ class TeamGames:
         ship: number of this process's ship in team 0.
         opponents: one for each game; they hold generators of their own.
         rng_of: (game, number of the episode) -> a fresh generator, the same on all teammates.
+        piloted: each teammate steers the enemy of its own number as well, with the policy that its `opponents` have for
+            that one ship: nobody needs the others' weights, and the replicas cannot disagree on what was played.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class TeamGames:
         opponents: list[Opponent],
         rng_of: Callable[[int, int], np.random.Generator],
         exchange: Exchange,
+        piloted: bool = False,
     ) -> None:
-        self.rules, self.ship, self.opponents = rules, ship, opponents
+        self.rules, self.ship, self.opponents, self.piloted = rules, ship, opponents, piloted
         self.rng_of, self.exchange = rng_of, exchange
         self.games = len(opponents)
         self.episodes = [-1] * self.games
@@ -71,14 +74,10 @@ class TeamGames:
 
         A dead ship idles: its step has no transition, and its teammates play on.
         """
-        before, n = self.seen, self.rules.team_size
+        before = self.seen
         lived = [self.alive(game) for game in range(self.games)]
         mine = np.array([choose(before[g, self.ship]) if lived[g] else 0 for g in range(self.games)], np.int64)
-        actions = np.empty((self.games, self.rules.ships), np.int64)
-        actions[:, :n] = self.exchange(mine).T
-        for game, opponent in enumerate(self.opponents):
-            actions[game, n:] = opponent.act(before[game, n:])
-        outcome = self.world.step(actions)
+        outcome = self.world.step(self._everyone(mine))
         after = self.world.observe()
         for game in range(self.games):
             transition, over = None, bool(outcome.over[game])
@@ -89,6 +88,21 @@ class TeamGames:
                 transition = Transition(obs, int(mine[game]), reward, discount, next_obs, over, game)
             yield Step(transition, self._ended(game) if over else None)
         self._renew(outcome.over)
+
+    def _everyone(self, mine: np.ndarray) -> np.ndarray:
+        """Collective. The actions (games, S) of all ships, from those of this process's ship, (games,)."""
+        n, seen = self.rules.team_size, self.seen
+        actions = np.empty((self.games, self.rules.ships), np.int64)
+        if self.piloted:
+            enemy = n + self.ship
+            theirs = [opponent.act(seen[game, enemy : enemy + 1])[0] for game, opponent in enumerate(self.opponents)]
+            both = self.exchange(np.concatenate([mine, np.array(theirs, np.int64)]))
+            actions[:, :n], actions[:, n:] = both[:, : self.games].T, both[:, self.games :].T
+            return actions
+        actions[:, :n] = self.exchange(mine).T
+        for game, opponent in enumerate(self.opponents):
+            actions[game, n:] = opponent.act(seen[game, n:])
+        return actions
 
     def _renew(self, over: np.ndarray) -> None:
         for game in np.flatnonzero(over):
@@ -151,11 +165,21 @@ class TeamLoop:
         discount: gamma, the discount of a step that is no termination.
         reward_scale: what the learner sees is reward * reward_scale,
         reward_clip: cut to [-reward_clip, reward_clip]; 0: never cut.
+        snapshots: whom the games' opponents play, where those are past selves or a frozen team; saved with the loop.
     """
 
-    def __init__(self, *, games: TeamGames, discount: float, reward_scale: float, reward_clip: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        games: TeamGames,
+        discount: float,
+        reward_scale: float,
+        reward_clip: float = 0.0,
+        snapshots: Snapshots | None = None,
+    ) -> None:
         self.games, self.discount, self.reward_scale = games, float(discount), float(reward_scale)
         self.reward_clip = float(reward_clip) or math.inf
+        self.snapshots = snapshots
         self.frames = 0
 
     def steps(self, agent: Actor) -> Iterator[Step]:
@@ -167,6 +191,8 @@ class TeamLoop:
                 if step.transition is not None:
                     agent.observe(step.transition)
             self.frames += len(steps)
+            if self.snapshots is not None:
+                self.snapshots.look(self.frames)
             yield from steps
 
     def _scaled(self, step: Step) -> Step:
@@ -177,10 +203,13 @@ class TeamLoop:
         return step._replace(transition=t._replace(reward=seen, discount=t.discount * self.discount))
 
     def state(self) -> State:
-        return {"frames": self.frames, "games": self.games.state()}
+        snapshots = {} if self.snapshots is None else {"snapshots": self.snapshots.state()}
+        return {"frames": self.frames, "games": self.games.state(), **snapshots}
 
     def load_state(self, state: State) -> None:
         self.frames = state["frames"]
+        if self.snapshots is not None:
+            self.snapshots.load_state(state["snapshots"])
         self.games.load_state(state["games"])
 
 

@@ -3,12 +3,19 @@
 An opponent sees what its ships see and nothing else. It draws only from the generator that `reset` hands it, once an
 episode; that generator is its own, and saved with it. It knows nothing of checkpoints: `frozen` and `selfplay` are
 handed callables.
+
+On the command line, as `env.kwargs.enemies`:
+
+random         every action with equal chance                   stationary   a target that spins
+scripted       aims, fires, comes closer
+frozen:RUN     the team that was trained in the run directory RUN, as its newest whole checkpoint has it
+selfplay       past selves of the own team, one of which is kept every 10 000 frames; selfplay:50000 every 50 000
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -138,13 +145,52 @@ class Frozen(_Base):
         return _play(self._crew, observations)
 
 
+class Snapshots(Sequence[Policy]):
+    """Past selves of a learner, oldest first: what `selfplay` draws from, shared by all games of a process.
+
+    Only weights are kept; a policy is made of them when one is asked for. None is ever dropped, so that a game goes on
+    with whom it began.
+
+    Args:
+        take: the learner's weights as they are now, (P,).
+        revive: weights (P,) -> the policy that plays them, a function of its observation alone.
+        every: frames between two of them, the first at frame 0; 0: only that one.
+    """
+
+    def __init__(self, *, take: Callable[[], np.ndarray], revive: Callable[[np.ndarray], Policy], every: int) -> None:
+        self._take, self._revive, self._every = take, revive, every
+        self._weights = [take()]
+
+    def look(self, frames: int) -> None:
+        """Take one, if it is time to. Call it at every frame but the first."""
+        if self._every and frames % self._every == 0:
+            self._weights.append(self._take())
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._revive(self._weights[index])
+
+    def state(self) -> State:
+        """All of them, (count, P)."""
+        return {"weights": np.stack(self._weights)}
+
+    def load_state(self, state: State) -> None:
+        """Go on from there. Raises ValueError for weights of another number than the learner has."""
+        saved = np.asarray(state["weights"])
+        if saved.ndim != 2 or not len(saved) or saved.shape[1:] != self._weights[0].shape:
+            raise ValueError(f"snapshots of shape {saved.shape} were saved, here they have {self._weights[0].shape}")
+        self._weights = list(saved)
+
+
 class SelfPlay(_Base):
     """Plays a past snapshot of the learners, drawn anew for each episode.
 
     The snapshots themselves are kept by whoever took them; saved here is only which one plays.
 
     Args:
-        policies: the snapshots, oldest first; more are added with `add`.
+        policies: the snapshots, oldest first. More may join: from the next episode on they can be drawn too.
     """
 
     needs_policies = True
@@ -152,19 +198,18 @@ class SelfPlay(_Base):
     def __init__(self, *, policies: Sequence[Crew]) -> None:
         if callable(policies) or not policies:
             raise ValueError("the selfplay opponent needs a list of at least one snapshot")
-        self._snapshots = list(policies)
-        self.playing = len(self._snapshots) - 1
+        self._snapshots = policies
+        self._choose(len(policies) - 1)
 
-    def add(self, snapshot: Crew) -> None:
-        """From the next episode on this one can be drawn too."""
-        self._snapshots.append(snapshot)
+    def _choose(self, index: int) -> None:
+        self.playing, self._crew = index, self._snapshots[index]
 
     def reset(self, rng: np.random.Generator) -> None:
         super().reset(rng)
-        self.playing = int(rng.integers(len(self._snapshots)))
+        self._choose(int(rng.integers(len(self._snapshots))))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        return _play(self._snapshots[self.playing], observations)
+        return _play(self._crew, observations)
 
     def state(self) -> State:
         return {**super().state(), "playing": self.playing}
@@ -174,7 +219,7 @@ class SelfPlay(_Base):
         if not 0 <= playing < len(self._snapshots):
             raise ValueError(f"snapshot {playing} was playing when this was saved, here are {len(self._snapshots)}")
         super().load_state(state)
-        self.playing = playing
+        self._choose(playing)
 
 
 OPPONENTS: dict[str, type[_Base]] = {
@@ -184,6 +229,26 @@ OPPONENTS: dict[str, type[_Base]] = {
     "frozen": Frozen,
     "selfplay": SelfPlay,
 }
+
+
+SELFPLAY_EVERY = 10_000
+"""Frames between two snapshots where `selfplay` does not say."""
+
+
+def parse_opponent(text: str) -> tuple[str, str]:
+    """Name and argument of an opponent that needs policies: "frozen:runs/a" -> ("frozen", "runs/a"); selfplay's
+    argument is frames. Of any other text it is the name as it stands, known or not, and no argument.
+
+    Raises ValueError for `frozen` without a run, and `selfplay` with something else than a number of frames.
+    """
+    name, _, argument = text.partition(":")
+    if name == "frozen" and not argument:
+        raise ValueError("frozen: name the run directory whose team plays, e.g. frozen:runs/a")
+    if name == "selfplay":
+        argument = argument if ":" in text else str(SELFPLAY_EVERY)
+        if not (argument.isdecimal() and int(argument) > 0):
+            raise ValueError(f"{text}: name the frames between two snapshots, e.g. selfplay:{SELFPLAY_EVERY}")
+    return (name, argument) if name in ("frozen", "selfplay") else (text, "")
 
 
 def make_opponent(name: str, *, rules: Rules | None = None, policies: Crew | Sequence[Crew] | None = None) -> Opponent:

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from mpi_ltcr.envs.opponents import Opponent, make_opponent
+from mpi_ltcr.envs.opponents import OPPONENTS, Opponent, make_opponent
 from mpi_ltcr.envs.space_battle_common import (
     METADATA,
     action_space,
@@ -61,11 +61,17 @@ class SpaceBattleSolo(gymnasium.Env[np.ndarray, np.int64]):
         self.render_mode = render_mode
         self.observation_space = observation_space(self.rules)
         self.action_space = action_space()
-        self._mates = make_opponent(mates, rules=self.rules) if isinstance(mates, str) else mates
-        self._enemies = make_opponent(enemies, rules=self.rules) if isinstance(enemies, str) else enemies
+        self._mates, self._enemies = self._team("mates", mates), self._team("enemies", enemies)
         self._draw = drawing(render_mode)
         self._playing = False
         self.world = World(rules=self.rules, rngs=[self.np_random])
+
+    def _team(self, field: str, who: str | Opponent) -> Opponent:
+        if isinstance(who, str):
+            return make_opponent(who, rules=self.rules)
+        if not hasattr(who, "act"):
+            raise ValueError(f"{field}: {who!r} is no opponent; there are {', '.join(OPPONENTS)}")
+        return who
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -18,6 +18,7 @@ from mpi_ltcr.config import Config
 from mpi_ltcr.programs.job import Program, Start, place, together
 from mpi_ltcr.programs.ltcr import ltcr
 from mpi_ltcr.programs.session import Session
+from mpi_ltcr.rivals import Rivals, find
 
 
 def prepare_ltcr(
@@ -27,7 +28,9 @@ def prepare_ltcr(
     role = roles(comm.size)[comm.rank]
     local, _ = runtime.local_rank(comm)
     device = together(service, lambda: assembly.torch_device(config.runtime.device, local))
-    member = assembly.build_member(config, role, Service(comm, role.agent), device)
+    rivals = _agree_on_rivals(config, service)
+    own = Service(comm, role.agent)
+    member = together(service, lambda: assembly.build_member(config, role, own, device, rivals))
     difference = assembly.disagreement(service.texts(assembly.fingerprint(config, member.spec, role.agent)))
     if difference:
         raise JobError(difference, runtime.BAD_INPUT)
@@ -50,6 +53,17 @@ def prepare_ltcr(
         ltcr(config, member, session)
 
     return program
+
+
+def _agree_on_rivals(config: Config, service: Service) -> Rivals | None:
+    """Collective. Who plays the enemies; a frozen team as rank 0 finds it, so that all take the same checkpoint."""
+    rivals: Rivals | None = together(service, lambda: find(config))
+    if rivals is None or rivals.folder is None:
+        return rivals
+    if service.rank == 0:
+        for reason in rivals.refused:
+            print(f"mpi-ltcr: checkpoint refused: {reason}; using {rivals.folder.name}", file=sys.stderr, flush=True)
+    return rivals._replace(folder=Path(service.announce(str(rivals.folder))))
 
 
 def _restore(session: Session, service: Service, run: RunDirectory) -> None:

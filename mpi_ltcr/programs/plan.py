@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mpi_ltcr import assembly, assembly_c51, envs
+from mpi_ltcr import assembly, assembly_c51, envs, rivals
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.collectives import HEADER, TAIL
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
@@ -18,7 +18,7 @@ def describe_ltcr(config: Config, size: int) -> str:
     if size == 1 and config.transfer.method != "none":
         few = config.transfer.k + 1 if config.transfer.topology.endswith("-k") else 2
         size = len(config.agents) or max(2, few)  # --plan is asked for without mpirun: the paper's team
-    env = envs.make(config.env.id, config.env.kwargs)
+    env = envs.make(config.env.id, rivals.without_policies(config.env))
     spec = envs.spec_of(config.env.id, env)
     env.close()
     transition = 2 * int(np.prod(spec.obs_shape)) * np.dtype(spec.obs_dtype).itemsize + 16

@@ -38,12 +38,13 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "yaml_check": {"config"},
     "options": {"config", "yaml_check"},
-    "assembly": EVERYTHING | {"options", "assembly_c51"},
+    "rivals": {"archive", "config", "envs", "interfaces", "options"},
+    "assembly": EVERYTHING | {"options", "assembly_c51", "rivals"},
     "assembly_c51": EVERYTHING,
     "assembly_ca3c": EVERYTHING | {"options", "assembly"},
     "programs": {"interfaces", "interaction", "assembly", "assembly_c51", "assembly_ca3c", "comm", "archive"}
-    | {"formulas", "config", "options", "seeds", "envs", "transfer"},
-    "cli": {"config", "options", "comm", "programs", "archive", "envs"},
+    | {"formulas", "config", "options", "seeds", "envs", "transfer", "rivals"},
+    "cli": {"config", "options", "comm", "programs", "archive", "envs", "rivals"},
 }
 """Room (a folder, or a file beside them) -> rooms that it may import from, besides itself."""
 
@@ -67,7 +68,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 """Third parties that have one place."""
 
-WITHOUT_TORCH = {"interfaces", "seeds", "memory", "envs", "comm", "archive", "interaction", "cli"} | CONFIG
+WITHOUT_TORCH = {"interfaces", "seeds", "memory", "envs", "comm", "archive", "interaction", "cli", "rivals"} | CONFIG
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

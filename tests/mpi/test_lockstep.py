@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "scripts"))
 
 from teammates import play
 
-from mpi_ltcr.archive import reader
+from mpi_ltcr.archive import checkpoint, reader
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(200)]
 SCRIPT = Path(__file__).parent / "scripts" / "teammates.py"
@@ -76,6 +76,18 @@ def test_a_team_trains_in_one_shared_game_and_logs_what_each_ship_did(run_tiny: 
     evaluations = [log.table("eval")["return"] for log in reader.read_logs(out)]
     assert len(evaluations[0]) == 2
     assert np.array_equal(*evaluations)
+
+    second = tmp_path / "second"
+    enemies = ("--env.kwargs.enemies", f"frozen:{out}")
+    done = run_tiny(2, preset, second, "--frames", "400", "--env.copies", "2", *enemies, timeout=150)
+    assert done.rc == 0, done.err
+    states = [checkpoint.load_file(second / "checkpoints" / "step_000000400" / f"rank000{i}.h5") for i in (0, 1)]
+    flown = [state["loop"]["snapshots"]["weights"] for state in states]
+    trained = [checkpoint.load_file(out / "checkpoints" / "step_000000800" / f"rank000{i}.h5") for i in (0, 1)]
+    assert all((weights == state["agent"]["weights"]).all() for weights, state in zip(flown, trained, strict=True))
+    worlds = [state["loop"]["games"]["world"]["position"] for state in states]
+    assert np.array_equal(*worlds)
+    assert not np.array_equal(*flown)
 
 
 def test_a_wrong_number_of_ranks_names_the_size_of_the_team(run_tiny: Runner, tmp_path: Path) -> None:

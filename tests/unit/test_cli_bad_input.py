@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mpi_ltcr import cli
+from mpi_ltcr import cli, options
 
 ALONE, TEAM = "ltcr-cartpole-alone", "ltcr-cartpole-9-1"
 LEVELS = "abcdefghi"
@@ -48,6 +48,8 @@ FILES: dict[str, bytes] = {
     "plan.yaml": b"plan: true\n",
     "key.yaml": b"? [1, 2]\n: 3\n",
 }
+BATTLES = {"pair": "team_size: 2", "trio": "team_size: 3", "heading": "relative_theta: heading"}
+"""Runs of Space Battle that were never saved, and their rules."""
 
 
 class Case(NamedTuple):
@@ -64,6 +66,14 @@ def alone(*options: str, says: list[str], ranks: int = 1) -> Case:
 
 def team(*options: str, says: list[str], ranks: int = 2) -> Case:
     return Case(["train", TEAM, *options], says, ranks)
+
+
+def battle(*options: str, says: list[str]) -> Case:
+    return Case(["train", "small-ltcr-space-battle-2v2-9-1", *options], says, 2)
+
+
+def enemies(name: str, says: list[str]) -> Case:
+    return battle("--env.kwargs.enemies", name, says=["env.kwargs.enemies", *says])
 
 
 def file(name: str, *says: str) -> Case:
@@ -180,6 +190,43 @@ CASES = {
     "wrong values of its arguments": alone("--env.kwargs.angle_limit_deg", "120", says=["env.kwargs", "120"]),
     "text for an angle": alone("--env.kwargs.angle_limit_deg", "wide", says=["env.kwargs", "wide"]),
     "arguments that are no mapping": alone("--env.kwargs", "5", says=["env.kwargs", "5"]),
+    "rules that are no mapping": battle("--env.kwargs.rules", "5", says=["env.kwargs", "5"]),
+    # who plays the enemies
+    "an unknown opponent": battle(
+        "--env.kwargs.enemies", "rnadom", says=["rnadom", "there are random, scripted, stationary, frozen, selfplay"]
+    ),
+    "an opponent that is no name": battle("--env.kwargs.enemies", "5", says=["env.kwargs", "enemies: 5", "random"]),
+    "an argument for an opponent without": battle(
+        "--env.kwargs.enemies", "scripted:3", says=["scripted:3", "there are random"]
+    ),
+    "a frozen team without a run": enemies("frozen", says=["frozen", "frozen:runs/a"]),
+    "a frozen team of what is missing": enemies("frozen:missing", says=["missing", "not a run directory"]),
+    "a frozen team of what is no run": enemies("frozen:old", says=["old", "not a run directory"]),
+    "a frozen team of another environment": enemies(
+        "frozen:run", says=["run was trained in mpi_ltcr/CartPole15-v0", "mpi_ltcr/SpaceBattle-v0"]
+    ),
+    "a frozen team of the other program": enemies("frozen:pong", says=["pong is a run of ca3c", "ltcr"]),
+    "a frozen team of another size": enemies("frozen:trio", says=["trio", "rules.team_size 3", "this game has 2"]),
+    "a frozen team of another layout": enemies(
+        "frozen:heading", says=["heading", "rules.relative_theta heading", "this game has bearing"]
+    ),
+    "a frozen team that was never saved": enemies("frozen:pair", says=["pair", "no whole checkpoint"]),
+    "self-play within rounds": enemies("selfplay:105", says=["selfplay:105", "10 frames", "nearest is 100"]),
+    "self-play without end": enemies("selfplay:10", says=["selfplay:10", "2001 snapshots", "at most 200"]),
+    "self-play in words": enemies("selfplay:often", says=["selfplay:often", "selfplay:10000"]),
+    "self-play alone": battle(
+        "--env.kwargs.enemies", "selfplay", "--env.shared", "false", says=["selfplay", "set env.shared: true"]
+    ),
+    "mates that learn": battle(
+        "--env.kwargs.mates", "selfplay", says=["env.kwargs", "mates", "selfplay opponent needs policies"]
+    ),
+    "a team of another size than its ranks": battle(
+        "--env.kwargs.rules.team_size", "3", says=["rules.team_size", "a team of 3", "mpirun -n 3"]
+    ),
+    "a preset of a team of five": Case(
+        ["train", "ltcr-space-battle-5v5-9-1"], ["ltcr-space-battle-5v5-9-1", "did you mean", "4v4-9-1"]
+    ),
+    "a team of none": battle("--env.kwargs.rules.team_size", "0", says=["env.kwargs", "team_size", "at least 1"]),
     "arguments without names": alone("--env.kwargs", "{1: 2}", says=["env.kwargs"]),
     # files
     "a missing file": file("missing.yaml", "config", "no such file"),
@@ -259,10 +306,14 @@ def lay_out(folder: Path) -> None:
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     os.mkfifo(folder / "pipe")
-    for name in ("folder", "old", "run", "damaged"):
+    for name in ("folder", "old", "run", "damaged", "pong", *BATTLES):
         (folder / name).mkdir()
     (folder / "old" / "results.txt").write_text("mine")
     (folder / "run" / "config.yaml").write_text("frames: 100\ntransfer: {method: none, revisit: 1, digest: 0}\n")
+    (folder / "pong" / "config.yaml").write_text(options.preset_path("a3c-pong").read_text())
+    for name, rules in BATTLES.items():
+        env = f"{{id: mpi_ltcr/SpaceBattle-v0, shared: true, kwargs: {{rules: {{{rules}}}}}}}"
+        (folder / name / "config.yaml").write_text(f"env: {env}\n")
     (folder / "damaged" / "config.yaml").write_bytes(b"\xff\xfe")
     (folder / "damaged" / "status.json").write_text('{"frames": 3}')
 
@@ -397,7 +448,7 @@ def test_under_mpirun_the_line_is_printed_once(mpirun: Any, tmp_path: Path) -> N
 def test_neither_help_nor_a_refusal_waits_for_torch(argv: list[str], tmp_path: Path) -> None:
     script = """
 import sys
-from mpi_ltcr import cli
+from mpi_ltcr import cli, options
 try:
     cli.main(sys.argv[1:])
 except SystemExit as end:

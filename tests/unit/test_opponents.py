@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from space_battle_scenes import CCW, CW, FIRE, MOVE, scene
 
-from mpi_ltcr.envs.opponents import OPPONENTS, Frozen, Random, Scripted, SelfPlay, Stationary, make_opponent
+from mpi_ltcr.envs.opponents import (
+    OPPONENTS,
+    Frozen,
+    Random,
+    Scripted,
+    SelfPlay,
+    Snapshots,
+    Stationary,
+    make_opponent,
+    parse_opponent,
+)
 from mpi_ltcr.envs.space_battle_rules import Rules
 
 FAR = (20.0, 480.0, 10)
@@ -163,10 +173,11 @@ def test_frozen_asks_one_policy_for_all_or_one_each():
         Frozen(policies=[always(2), always(0)]).act(seen)
 
 
-def test_selfplay_draws_one_snapshot_for_each_episode():
-    opponent = SelfPlay(policies=[always(0)])
-    opponent.add(always(1))
-    opponent.add([always(2), always(3), always(2)])
+def test_selfplay_draws_one_snapshot_for_each_episode_also_of_those_that_joined_later():
+    snapshots = [always(0)]
+    opponent = SelfPlay(policies=snapshots)
+    snapshots += [always(1), [always(2), always(3), always(2)]]
+    assert opponent.act(SEEN).tolist() == [0, 0, 0]
     rng = np.random.default_rng(0)
     played = []
     for _ in range(300):
@@ -188,6 +199,56 @@ def test_selfplay_remembers_which_snapshot_played_and_refuses_one_it_was_not_giv
     assert other.act(SEEN).tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match="snapshot 1 was playing when this was saved, here are 1"):
         SelfPlay(policies=[always(0)]).load_state(opponent.state())
+
+
+def learner():
+    """A learner whose weight is the number of the frame; who plays it always does that number modulo 4."""
+    weights = np.zeros(1)
+    every_third = Snapshots(take=weights.copy, revive=lambda saved: always(int(saved[0]) % 4), every=3)
+    for frame in range(1, 11):
+        weights[:] = frame
+        every_third.look(frame)
+    return every_third
+
+
+def test_snapshots_are_taken_at_their_cadence_from_frame_0_and_saved_whole():
+    snapshots = learner()
+    assert [policy(SEEN) for policy in snapshots] == [0, 3, 6 % 4, 9 % 4]
+    saved = snapshots.state()
+    assert saved["weights"].tolist() == [[0], [3], [6], [9]]
+    other = Snapshots(take=lambda: np.zeros(1), revive=lambda saved: always(int(saved[0]) % 4), every=3)
+    other.load_state(saved)
+    assert [policy(SEEN) for policy in other] == [policy(SEEN) for policy in snapshots]
+    wrong = Snapshots(take=lambda: np.zeros(2), revive=lambda saved: always(0), every=3)
+    with pytest.raises(ValueError, match=r"snapshots of shape \(4, 1\) were saved"):
+        wrong.load_state(saved)
+
+
+def test_a_frozen_learner_has_one_snapshot_for_ever():
+    snapshots = Snapshots(take=lambda: np.zeros(1), revive=lambda saved: always(0), every=0)
+    for frame in range(1, 50):
+        snapshots.look(frame)
+    assert len(snapshots) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("random", ("random", "")),
+        ("frozen:runs/a:b", ("frozen", "runs/a:b")),
+        ("selfplay", ("selfplay", "10000")),
+        ("selfplay:500", ("selfplay", "500")),
+        ("scripted:3", ("scripted:3", "")),  # unknown, as it stands
+    ],
+)
+def test_opponents_are_named_with_an_argument_on_the_command_line(text, parsed):
+    assert parse_opponent(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["frozen", "frozen:", "selfplay:", "selfplay:0", "selfplay:-5", "selfplay:often"])
+def test_an_argument_that_cannot_be_is_refused_with_an_example(text):
+    with pytest.raises(ValueError, match=r"e\.g\. (frozen:runs/a|selfplay:10000)"):
+        parse_opponent(text)
 
 
 @pytest.mark.parametrize(
