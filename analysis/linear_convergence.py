@@ -43,7 +43,7 @@ from torch import Tensor
 
 from mpi_ltcr.formulas import categorical, distillation
 from mpi_ltcr.nets.atoms import AtomNetwork
-from mpi_ltcr.nets.torsos import Identity
+from mpi_ltcr.nets.torsos import Identity, linear
 
 INPUTS, ACTIONS = 4, 2
 """D and A, as in CartPole."""
@@ -168,8 +168,8 @@ def mimic(
 
 def linear_net(atoms: int, generator: torch.Generator) -> AtomNetwork:
     """A network with the `linear` torso, drawn from `generator`, in float64."""
-    torso = Identity(inputs=INPUTS)
-    net = AtomNetwork(torso=torso, features=INPUTS, actions=ACTIONS, atoms=atoms, generator=generator)
+    head = linear(INPUTS, ACTIONS * atoms, generator)
+    net = AtomNetwork(torso=Identity(inputs=INPUTS), head=head, actions=ACTIONS, atoms=atoms)
     return net.double()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.agents.c51_fused import FusedC51Agent
@@ -20,7 +21,9 @@ from mpi_ltcr.memory.replay import Order, Replay
 from mpi_ltcr.memory.uniform import UniformOrder
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import flatten
-from mpi_ltcr.nets.torsos import MLP, Identity, Nature
+from mpi_ltcr.nets.heads import Dueling, Layer, Stream
+from mpi_ltcr.nets.noisy import Noise, NoisyLinear
+from mpi_ltcr.nets.torsos import MLP, NATURE_FEATURES, Identity, Nature, linear
 from mpi_ltcr.seeds import SeedTree
 from mpi_ltcr.steppers import LocalAdam
 
@@ -38,6 +41,7 @@ def build_c51(
     generator = torch.Generator().manual_seed(seeds.integer(index, "weights"))
     net, target_net = (build_net(settings, spec, generator).to(device) for _ in range(2))
     flat, target_flat = flatten(net), flatten(target_net)
+    noise_rng = seeds.generator(index, "noise")
     stepper = functools.partial(
         LocalAdam, flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
     )
@@ -52,6 +56,8 @@ def build_c51(
         revisit_stepper=stepper(name="revisit"),
         digest_stepper=stepper(name="digest"),
         explore_rng=seeds.generator(index, "explore"),
+        noise=Noise(net=net, rng=noise_rng),
+        target_noise=Noise(net=target_net, rng=noise_rng),
         double=settings.double,
         batch=settings.batch,
         warmup=settings.warmup,
@@ -77,31 +83,54 @@ def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Call
 
 
 def build_net(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> AtomNetwork:
-    """The value network of one agent."""
-    torso = TORSOS[settings.torso](settings, spec, generator)
-    return AtomNetwork(
-        torso=torso, features=torso.features, actions=spec.num_actions, atoms=settings.atoms, generator=generator
-    )
+    """The value network of one agent.
+
+    In dueling and noisy networks the last hidden layer belongs to the head: each stream has one of its own, and it is
+    noisy like the layer after it. What lies before it, convolutions above all, is neither.
+    """
+    hidden = HIDDEN[settings.torso](settings)
+    own = hidden[-1:] if settings.dueling or settings.noisy else ()
+    torso = TORSOS[settings.torso](spec, hidden[: len(hidden) - len(own)], generator)
+    head = _build_head(settings, torso.features, sum(own), spec.num_actions, generator)
+    return AtomNetwork(torso=torso, head=head, actions=spec.num_actions, atoms=settings.atoms)
 
 
-def _mlp(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> MLP:
-    return MLP(inputs=int(np.prod(spec.obs_shape)), widths=settings.hidden, generator=generator)
+def _build_head(settings: C51Config, features: int, hidden: int, actions: int, generator: torch.Generator) -> nn.Module:
+    layer: Layer = functools.partial(linear, generator=generator)
+    if settings.noisy:
+        layer = functools.partial(NoisyLinear, sigma0=settings.noisy, generator=generator)
+    if settings.dueling:
+        return Dueling(features=features, hidden=hidden, actions=actions, atoms=settings.atoms, layer=layer)
+    if settings.noisy:
+        return Stream(features=features, hidden=hidden, outputs=actions * settings.atoms, layer=layer)
+    return layer(features, actions * settings.atoms)
 
 
-def _linear(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> Identity:
+def _mlp(spec: EnvSpec, widths: tuple[int, ...], generator: torch.Generator) -> MLP:
+    return MLP(inputs=int(np.prod(spec.obs_shape)), widths=widths, generator=generator)
+
+
+def _linear(spec: EnvSpec, widths: tuple[int, ...], generator: torch.Generator) -> Identity:
     return Identity(inputs=int(np.prod(spec.obs_shape)))
 
 
-def _nature(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> Nature:
-    return Nature(obs_shape=spec.obs_shape, generator=generator)
+def _nature(spec: EnvSpec, widths: tuple[int, ...], generator: torch.Generator) -> Nature:
+    return Nature(obs_shape=spec.obs_shape, dense=bool(widths), generator=generator)
 
 
-TORSOS: dict[str, Callable[[C51Config, EnvSpec, torch.Generator], MLP | Identity | Nature]] = {
+TORSOS: dict[str, Callable[[EnvSpec, tuple[int, ...], torch.Generator], MLP | Identity | Nature]] = {
     "mlp": _mlp,
     "linear": _linear,
     "nature": _nature,
 }
 """Layers between observation and atoms, by the name in the configuration."""
+
+HIDDEN: dict[str, Callable[[C51Config], tuple[int, ...]]] = {
+    "mlp": lambda settings: settings.hidden,
+    "linear": lambda settings: (),
+    "nature": lambda settings: (NATURE_FEATURES,),
+}
+"""Widths of the fully connected hidden layers of each."""
 
 
 def build_replay(settings: C51Config, spec: EnvSpec, rng: np.random.Generator) -> Replay:

@@ -12,6 +12,7 @@ from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Metrics, NonFiniteErr
 from mpi_ltcr.memory.replay import Replay, Sample
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import FlatParameters
+from mpi_ltcr.nets.noisy import Noise
 
 
 class C51Agent:
@@ -22,6 +23,9 @@ class C51Agent:
         support: z, (K,).
         revisit_stepper, digest_stepper: both drive `flat`, each with its own Adam moments.
         explore_rng: draws exploring actions; part of the state.
+        noise, target_noise: of either network; with noisy layers they explore, and no random actions are drawn. Fresh
+            for every action and for each network of every Revisit batch; whatever else is asked of the agent
+            (evaluation, answers, Digest, dumps) is told by the mean weights. Their generator is part of the state.
         eval_epsilon: share of random actions of the evaluated policy.
         speak_net: "online" or "target", the network that answers as a teacher.
         double: a* of Eq. 3 is the online network's choice (Double Q-learning) and not the target network's.
@@ -41,6 +45,8 @@ class C51Agent:
         revisit_stepper: Stepper,
         digest_stepper: Stepper,
         explore_rng: np.random.Generator,
+        noise: Noise,
+        target_noise: Noise,
         double: bool,
         batch: int,
         warmup: int,
@@ -55,7 +61,7 @@ class C51Agent:
         self.net, self.target_net, self.flat, self.target_flat = net, target_net, flat, target_flat
         self.support, self.replay = support, replay
         self.revisit_stepper, self.digest_stepper = revisit_stepper, digest_stepper
-        self.explore_rng = explore_rng
+        self.explore_rng, self.noise, self.target_noise = explore_rng, noise, target_noise
         self.double, self.batch, self.warmup, self.target_period = double, batch, warmup, target_period
         self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
         self.eval_epsilon, self.speak_net = eval_epsilon, speak_net
@@ -67,12 +73,15 @@ class C51Agent:
 
     @property
     def epsilon(self) -> float:
-        """Share of random actions at this frame (LTCR 4.1)."""
+        """Share of random actions at this frame (LTCR 4.1); none where noisy layers explore."""
+        if self.noise.layers:
+            return 0.0
         return schedules.linear(self.frames, self.epsilon_start, self.epsilon_end, self.epsilon_frames)
 
     def act(self, obs: np.ndarray) -> int:
-        """An epsilon-greedy action over expected values."""
-        return self._epsilon_greedy(obs, self.epsilon, self.explore_rng)
+        """An epsilon-greedy action over expected values, or the greedy one of a noisy network."""
+        with self.noise.fresh():
+            return self._epsilon_greedy(obs, self.epsilon, self.explore_rng)
 
     def player(self, rng: np.random.Generator) -> Policy:
         """The nearly greedy policy that is evaluated."""
@@ -104,10 +113,12 @@ class C51Agent:
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         with torch.no_grad():
             next_obs = self._obs(batch.next_obs)
-            next_action = categorical.greedy(self.net(next_obs), self.support) if self.double else None
-            next_logits = self.target_net(next_obs)
+            next_action = self._choice(next_obs) if self.double else None
+            with self.target_noise.fresh():
+                next_logits = self.target_net(next_obs)
             target = categorical.target_distribution(reward, discount, next_logits, self.support, next_action)
-        logits = categorical.at_action(self.net(self._obs(batch.obs)), self._tensor(batch.action))
+        with self.noise.fresh():
+            logits = categorical.at_action(self.net(self._obs(batch.obs)), self._tensor(batch.action))
         losses = categorical.cross_entropy(target, logits)
         norm = self.revisit_stepper.step((self._tensor(sample.weights) * losses).mean())
         if self.replay.rated:
@@ -119,6 +130,11 @@ class C51Agent:
             "q_mean": float(categorical.expectation(logits.detach().softmax(-1), self.support).mean()),
             "clipped_fraction": float(categorical.clipped_fraction(positions, self.support)),
         }
+
+    def _choice(self, obs: torch.Tensor) -> torch.Tensor:
+        """The online network's greedy actions, (B,)."""
+        with self.noise.fresh():
+            return categorical.greedy(self.net(obs), self.support)
 
     # Phases 2 and 3
 
@@ -176,6 +192,7 @@ class C51Agent:
             "digest_stepper": self.digest_stepper.state(),
             "replay": self.replay.state(),
             "explore_rng": self.explore_rng.bit_generator.state,
+            "noise_rng": self.noise.rng.bit_generator.state,
         }
 
     def weights(self) -> np.ndarray:
@@ -199,6 +216,7 @@ class C51Agent:
         self.digest_stepper.load_state(state["digest_stepper"])
         self.replay.load_state(state["replay"])
         self.explore_rng.bit_generator.state = state["explore_rng"]
+        self.noise.rng.bit_generator.state = state["noise_rng"]
 
     # Private
 

@@ -31,6 +31,10 @@ class C51Config:
     """Highest atom, in scaled reward (ref)."""
     double: bool = False
     """The online network chooses the action that the target network evaluates (van Hasselt et al. 2016)."""
+    dueling: bool = False
+    """Value and advantages in streams of their own, joined for each atom before the softmax (Wang et al. 2016)."""
+    noisy: NonNegativeFloat = 0.0
+    """sigma_0 of noisy layers that explore instead of random actions, 0 = none; Rainbow has 0.5 (Fortunato et al.)."""
     discount: ClosedUnitInterval = 0.99
     """gamma (LTCR 4.1)."""
     n_step: PositiveInt = 1
@@ -90,6 +94,12 @@ class C51Config:
             self.backend == "eager" or self.torso != "nature",
             "agent.backend: fused has no convolutions; for agent.torso: nature set agent.backend: eager",
         )
+
+        for name in ("dueling", "noisy"):
+            require(
+                self.backend == "eager" or not getattr(self, name),
+                f"agent.{name}: the fused backend computes plain layers only; set agent.backend: eager",
+            )
 
     def check_sight(self, obs_shape: tuple[int, ...]) -> None:
         """Raise ConfigError unless the network can see observations of this shape."""

@@ -105,6 +105,15 @@ def target_distribution(
     return cramer_project(at_action(probs, next_action), bellman_positions(reward, discount, support), support)
 
 
+def dueling(value: Tensor, advantage: Tensor) -> Tensor:
+    """v_k(s) + a_k(s, a) - mean over a' of a_k(s, a'), the logits of each atom apart. (B, K), (B, A, K) -> (B, A, K).
+
+    Wang et al. 2016, Eq. 9, as Rainbow has it for distributions: before the softmax over atoms, not on expectations.
+    """
+    assert value.shape == (advantage.shape[0], advantage.shape[2]), (value.shape, advantage.shape)
+    return value.unsqueeze(1) + advantage - advantage.mean(1, keepdim=True)
+
+
 def at_action(logits: Tensor, action: Tensor) -> Tensor:
     """The atoms of Z(s, a) at the stored action a. (B, A, K) and (B,) int64 -> (B, K).
 

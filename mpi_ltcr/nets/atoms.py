@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mpi_ltcr.nets.torsos import linear
-
 
 class AtomNetwork(nn.Module):
-    """Z(s, a) as unnormalised log-masses: (B, *obs) -> (B, A, K) (LTCR section 2)."""
+    """Z(s, a) as unnormalised log-masses: (B, *obs) -> (B, A, K) (LTCR section 2).
 
-    def __init__(
-        self, *, torso: nn.Module, features: int, actions: int, atoms: int, generator: torch.Generator
-    ) -> None:
+    Args:
+        torso: (B, *obs) -> (B, features).
+        head: (B, features) -> (B, A * K); a linear layer, or one of `heads`.
+    """
+
+    def __init__(self, *, torso: nn.Module, head: nn.Module, actions: int, atoms: int) -> None:
         super().__init__()
         self.actions, self.atoms = actions, atoms
-        self.torso = torso
-        self.head = linear(features, actions * atoms, generator)
+        self.torso, self.head = torso, head
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.torso(obs))

@@ -22,12 +22,12 @@ def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
 
 
 class MLP(nn.Module):
-    """Fully connected ReLU layers: (B, *obs) -> (B, widths[-1])."""
+    """Fully connected ReLU layers: (B, *obs) -> (B, widths[-1]); without any the observation itself."""
 
     def __init__(self, *, inputs: int, widths: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
-        self.features = widths[-1]
         sizes = (inputs, *widths)
+        self.features = sizes[-1]
         layers = [linear(a, b, generator) for a, b in pairwise(sizes)]
         self.layers = nn.ModuleList(layers)
 
@@ -67,21 +67,27 @@ def conv(channels: int, filters: int, side: int, stride: int, generator: torch.G
 
 
 class Nature(nn.Module):
-    """The CNN of Mnih et al. 2015, as C51 used it: (B, C, H, W) scaled pixels -> (B, 512)."""
+    """The CNN of Mnih et al. 2015, as C51 used it: (B, C, H, W) scaled pixels -> (B, 512).
 
-    def __init__(self, *, obs_shape: Sequence[int], generator: torch.Generator) -> None:
+    Args:
+        dense: whether its fully connected layer is here; in dueling and noisy networks it is the head's.
+    """
+
+    def __init__(self, *, obs_shape: Sequence[int], dense: bool, generator: torch.Generator) -> None:
         super().__init__()
-        self.features = NATURE_FEATURES
         channels, *sides = obs_shape
         convolutions = []
         for filters, side, stride in NATURE_LAYERS:
             convolutions.append(conv(channels, filters, side, stride, generator))
             channels, sides = filters, [(length - side) // stride + 1 for length in sides]
         self.convolutions = nn.ModuleList(convolutions)
-        self.dense = linear(channels * math.prod(sides), NATURE_FEATURES, generator)
+        pixels = channels * math.prod(sides)
+        self.dense = linear(pixels, NATURE_FEATURES, generator) if dense else None
+        self.features = NATURE_FEATURES if dense else pixels
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         x = obs
         for convolution in self.convolutions:
             x = torch.relu(convolution(x))
-        return torch.relu(self.dense(x.flatten(1)))
+        x = x.flatten(1)
+        return x if self.dense is None else torch.relu(self.dense(x))

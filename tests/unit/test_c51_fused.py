@@ -15,7 +15,7 @@ from mpi_ltcr.interaction import EnvLoop, explore
 from mpi_ltcr.interfaces import Features, Lesson
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import flatten
-from mpi_ltcr.nets.torsos import MLP, Identity
+from mpi_ltcr.nets.torsos import MLP, Identity, linear
 from mpi_ltcr.seeds import SeedTree
 
 CPU = torch.device("cpu")
@@ -35,7 +35,8 @@ def agent_of(backend: str, *overrides: str) -> C51Agent:
 def test_gradients_by_hand_are_those_of_autograd(widths: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
     generator = torch.Generator().manual_seed(5)
     torso = MLP(inputs=4, widths=widths, generator=generator) if widths else Identity(inputs=4)
-    net = AtomNetwork(torso=torso, features=(4, *widths)[-1], actions=3, atoms=11, generator=generator).to(dtype)
+    head = linear((4, *widths)[-1], 33, generator)
+    net = AtomNetwork(torso=torso, head=head, actions=3, atoms=11).to(dtype)
     flat = flatten(net)
     rng = np.random.default_rng(1)
     x = rng.normal(size=(16, 4)).astype(flat.values.numpy().dtype)

@@ -137,6 +137,13 @@ CASES = {
     "a number for a section": alone("--agent", "5", says=["agent", "5"]),
     "null for a section": alone("--agent", "null", says=["agent"]),
     "a missing file for a section": alone("--agent", "missing.yaml", says=["agent", "missing.yaml"]),
+    "a negative sigma": alone("--agent.noisy", "-0.5", says=["agent.noisy", "-0.5"]),
+    "an infinite sigma": alone("--agent.noisy", "inf", says=["agent.noisy", "inf"]),
+    "a switch instead of a sigma": alone("--agent.noisy", "true", says=["agent.noisy", "true"]),
+    "no step": alone("--agent.n_step", "0", says=["agent.n_step", "0"]),
+    "a priority's exponent below 0": alone("--agent.priority_omega", "-0.5", says=["agent.priority_omega", "-0.5"]),
+    "a beta above 1": alone("--agent.beta_start", "1.4", says=["agent.beta_start", "1.4"]),
+    "a beta that never moves": alone("--agent.beta_frames", "0", says=["agent.beta_frames", "0"]),
     "a value for a flag": alone("--plan=maybe", says=["plan"]),
     # values that do not go together
     "a support upside down": alone("--agent.vmin", "5", "--agent.vmax", "-5", says=["agent.vmin: 5", "agent.vmax: -5"]),
@@ -144,6 +151,12 @@ CASES = {
     "one atom": alone("--agent.atoms", "1", says=["agent.atoms", "1", "at least 2"]),
     "a batch over the buffer": alone("--agent.batch", "60000", says=["agent.batch", "60000", "50000"]),
     "a warm-up over the buffer": alone("--agent.warmup", "60000", says=["agent.warmup", "60000"]),
+    "streams by hand": alone(
+        "--agent.backend", "fused", "--agent.dueling", "true", says=["agent.dueling", "agent.backend: eager"]
+    ),
+    "noise by hand": alone(
+        "--agent.backend", "fused", "--agent.noisy", "0.5", says=["agent.noisy", "agent.backend: eager"]
+    ),
     "an MLP without layers": alone("--agent.hidden", "[]", says=["agent.hidden", "linear"]),
     "a ratio of 0:0": team("--transfer.revisit", "0", "--transfer.digest", "0", says=["transfer.revisit", "0:0"]),
     "an indivisible cycle": team("--transfer.cycle", "7", says=["transfer.cycle", "7", "multiple of 10"]),
