@@ -15,4 +15,4 @@ if [ $# -gt 0 ]; then
     exec "$bin/python" -m pytest "$@"
 fi
 "$bin/python" -m pytest -n 2 tests/unit tests/reference tests/contract tests/house
-exec "$bin/python" -m pytest tests/mpi tests/resume tests/faults tests/learning  # each has the machine to itself
+exec "$bin/python" -m pytest -rs tests/mpi tests/resume tests/faults tests/slurm tests/learning  # each has the machine to itself

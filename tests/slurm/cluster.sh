@@ -66,6 +66,7 @@ KillWait=30
 MinJobAge=3600
 JobRequeue=1
 OverTimeLimit=0
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 CONF
     for ((n = 1; n <= nodes; n++)); do
         # config_overrides: a node is what is written here, whatever the machine has
@@ -101,16 +102,16 @@ start() {
 stop() {
     local file n
     export SLURM_CONF=$PWD/slurm.conf
-    timeout 20 scancel --user root --full --signal=KILL 2>/dev/null || true
-    timeout 20 scancel --user root 2>/dev/null || true
+    if [ -n "$(timeout 10 squeue -h 2>/dev/null)" ]; then
+        timeout 20 scancel --user root --full --signal=KILL 2>/dev/null || true
+        timeout 20 scancel --user root 2>/dev/null || true
+    fi
     for ((n = 0; n < 40; n++)); do
         [ -n "$(timeout 10 squeue -h 2>/dev/null)" ] || break
         sleep 0.5
     done
-    for file in pid/slurmd-* pid/slurmctld pid/munged; do
-        if [ -e "$file" ]; then
-            end "$(cat "$file")"
-        fi
+    for file in pid/slurmd-* pid/slurmctld pid/munged; do # the last answers until nobody asks
+        [ ! -e "$file" ] || end "$(cat "$file")"
     done
 }
 
@@ -118,11 +119,16 @@ stop() {
 end() {
     local n
     kill "$1" 2>/dev/null || return 0
-    for ((n = 0; n < 40; n++)); do
-        kill -0 "$1" 2>/dev/null || return 0
-        sleep 0.25
+    for ((n = 0; n < 100; n++)); do
+        alive "$1" || return 0
+        sleep 0.1
     done
     kill -KILL "$1" 2>/dev/null || true
+}
+
+# alive PID: a process that has ended, but that nobody has asked about, is not.
+alive() {
+    [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" 2>/dev/null)" != Z ]
 }
 
 if [ "$verb" = install ]; then

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Usage: bash tests/slurm/run.sh [all]
+# The batch files under a real SLURM on this machine, which needs root and Debian. `all`: the slow proofs too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export SLURM_TESTS=${1:-}
+exec .venv/bin/python -m pytest -rs -v --durations=0 tests/slurm
