@@ -4,21 +4,49 @@ Every call is non-blocking underneath and waited for with `wait`, so that a rank
 (there may be more ranks than cores) and Python's signal handlers run meanwhile.
 
 Results are in the order of agents, not of ranks: nothing that is computed from them depends on who sits where.
+
+Each message has a header, which is checked where it arrives. It carries a ledger as well: a rolling hash of every
+collective so far (operation, type, size) and the line that called. Ranks that took another branch are told of at their
+next meeting, with both lines, before they compute with each other's numbers. Where they do not meet at all, the
+watchdog tells.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
+from types import CodeType
 
 import numpy as np
 from mpi4py import MPI
 
-MAGIC = 0x4C544352  # "LTCR"
-HEADER = np.dtype([("magic", "<u4"), ("operation", "<u4"), ("round", "<u8"), ("agent", "<u4"), ("crc", "<u4")])
+from mpi_ltcr.comm import launch
+from mpi_ltcr.comm.pulse import Wait, pulse
+
+MAGIC, VERSION = 0x4C544352, 2  # "LTCR"
+FNV_PRIME = 0x100000001B3
+GATHER, BCAST, ALLGATHER, HEAR, TOTAL = 1, 2, 3, 4, 5
+NAMES = {GATHER: "gather", BCAST: "bcast", ALLGATHER: "allgather", HEAR: "hear", TOTAL: "total"}
+HEADER = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("version", "<u2"),  # of this header
+        ("operation", "<u2"),
+        ("round", "<u8"),  # number of the collective on this service
+        ("ledger", "<u8"),  # of all collectives before and of this one
+        ("bytes", "<u8"),  # of the payload
+        ("agent", "<u4"),
+        ("item", "<u4"),  # size of an element
+        ("kind", "S1"),  # of an element, numpy's letter
+        ("site", "S19"),  # who called, e.g. "session:158"
+        ("crc", "<u4"),  # of all the rest of the message
+    ]
+)
 FIXED_POINT, TAIL = 2.0**48, 4
 """Of `Service.total`: steps in 1, and the integers behind its payload that are checked."""
 
@@ -36,6 +64,29 @@ def wait(request: MPI.Request) -> None:
             os.sched_yield()
         else:
             time.sleep(min(1e-3, 2e-5 * (looks - 199)))
+
+
+def seal(message: np.ndarray) -> None:
+    """Write the checksum of a message, which is the last field of its header."""
+    message[: HEADER.itemsize].view(HEADER)["crc"] = _checksum(message)
+
+
+def _checksum(message: np.ndarray) -> int:
+    return zlib.crc32(message[HEADER.itemsize :].data, zlib.crc32(message[: HEADER.itemsize - 4].data))
+
+
+def call_site() -> bytes:
+    """The line outside this file that asked for a collective, e.g. b"session:158"."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back:
+        frame = frame.f_back
+    return _name_of_site(frame.f_code, frame.f_lineno)
+
+
+@functools.cache
+def _name_of_site(code: CodeType, line: int) -> bytes:
+    stem = os.path.basename(code.co_filename).removesuffix(".py")
+    return f"{stem[:13]}:{line}".encode()
 
 
 class Service:
@@ -57,37 +108,39 @@ class Service:
         self.rank, self.size = comm.rank, comm.size
         self.sent = self.received = 0
         self.seconds = 0.0
-        self.round = 0
+        self.round = self.ledger = 0
         self.agent = agent
-        self.agents = np.arange(self.size)
-        self.agents = self._allgather(np.array([agent], np.int64))[:, 0]
+        self.agents, self._members, self._number = np.full(self.size, -1), tuple(range(self.size)), 0
+        self.agents, members = self._allgather(np.array([agent, launch.rank()], np.int64)).T
+        self._members = tuple(members.tolist())  # ranks of the whole job
+        self._number = pulse.communicator(self._members)
         self._order = np.argsort(self.agents)
 
     def gather(self, payload: np.ndarray) -> np.ndarray | None:
         """Collective. Payloads of equal shape and dtype to rank 0: (N, *shape) by agent; None elsewhere."""
-        message = self._pack(payload, 1)
+        message = self._pack(payload, GATHER)
         box = np.empty((self.size, message.size), np.uint8) if self.rank == 0 else None
-        self._run(self.comm.Igather(message, box, root=0))
+        self._run(self.comm.Igather(message, box, root=0), operation=GATHER)
         self._count(sent=0 if self.rank == 0 else 1, received=self.size - 1 if self.rank == 0 else 0, of=message)
-        return None if box is None else self._unpack(box, payload, 1)[self._order]
+        return None if box is None else self._unpack(box, payload, GATHER)[self._order]
 
     def bcast(self, payload: np.ndarray) -> np.ndarray:
         """Collective. Rank 0's payload; the others pass one of the same shape and dtype."""
-        message = self._pack(payload, 2)
-        self._run(self.comm.Ibcast(message, root=0))
+        message = self._pack(payload, BCAST)
+        self._run(self.comm.Ibcast(message, root=0), operation=BCAST)
         self._count(sent=self.size - 1 if self.rank == 0 else 0, received=0 if self.rank == 0 else 1, of=message)
-        return np.asarray(self._unpack(message[None], payload, 2)[0])
+        return np.asarray(self._unpack(message[None], payload, BCAST)[0])
 
     def allgather(self, payload: np.ndarray) -> np.ndarray:
         """Collective. Payloads of equal shape and dtype from all: (N, *shape) in the order of agents."""
         return np.asarray(self._allgather(payload)[self._order])
 
     def _allgather(self, payload: np.ndarray) -> np.ndarray:
-        message = self._pack(payload, 3)
+        message = self._pack(payload, ALLGATHER)
         box = np.empty((self.size, message.size), np.uint8)
-        self._run(self.comm.Iallgather(message, box))
+        self._run(self.comm.Iallgather(message, box), operation=ALLGATHER)
         self._count(sent=self.size - 1, received=self.size - 1, of=message)
-        return self._unpack(box, payload, 3)
+        return self._unpack(box, payload, ALLGATHER)
 
     def hear(self, payload: np.ndarray, speakers: np.ndarray) -> np.ndarray:
         """Collective. Payloads of equal shape and dtype from those whom this agent hears, to those who hear it.
@@ -98,14 +151,15 @@ class Service:
         Returns:
             (k, *shape), in the order of this agent's row.
         """
-        message = self._pack(payload, 4)
+        message = self._pack(payload, HEAR)
         ranks = self._order[speakers[self.agent]]
         listeners = self._order[np.flatnonzero((speakers == self.agent).any(1))]
         box = np.empty((len(ranks), message.size), np.uint8)
         receiving = [self.comm.Irecv(row, source=rank) for row, rank in zip(box, ranks, strict=True)]
-        self._run(*receiving, *(self.comm.Isend(message, dest=rank) for rank in listeners))
+        sending = [self.comm.Isend(message, dest=rank) for rank in listeners]
+        self._run(*receiving, *sending, operation=HEAR, ranks=ranks.tolist())
         self._count(sent=len(listeners), received=len(ranks), of=message)
-        return self._unpack(box, payload, 4, ranks)
+        return self._unpack(box, payload, HEAR, ranks)
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Collective. The sum over all agents of float64 vectors of equal length; what a rank sends does not grow
@@ -117,12 +171,12 @@ class Service:
         if not (np.abs(values) < 8).all() or self.size >= 4096:
             raise ValueError(f"total: largest magnitude {np.abs(values).max()} of 8, {self.size} agents of 4095")
         numbers = np.rint(values * FIXED_POINT).astype(np.int64)
-        message = np.concatenate([numbers, [MAGIC, 5, self.round, numbers.sum()]])
+        message = np.concatenate([numbers, [MAGIC, TOTAL, self.round, numbers.sum()]])
         result = np.empty_like(message)
-        self._run(self.comm.Iallreduce(message, result, op=MPI.SUM))
+        self._run(self.comm.Iallreduce(message, result, op=MPI.SUM), operation=TOTAL)
         self._count(sent=1, received=1, of=message.view(np.uint8))
         magic, operation, round_, checksum = result[-TAIL:].tolist()
-        due = (self.size * MAGIC, self.size * 5, self.size * (self.round - 1))
+        due = (self.size * MAGIC, self.size * TOTAL, self.size * (self.round - 1))
         if (magic, operation, round_) != due:
             raise WireError(f"a sum in round {self.round - 1}: the ranks' collectives are out of step")
         if checksum != result[:-TAIL].sum():
@@ -147,10 +201,20 @@ class Service:
         size = int(self.bcast(np.array([raw.size], np.int64))[0])
         return self.bcast(np.resize(raw, size) if raw.size else np.zeros(size, np.uint8)).tobytes().decode()
 
-    def _run(self, *requests: MPI.Request) -> None:
+    def _run(self, *requests: MPI.Request, operation: int, ranks: Sequence[int] | None = None) -> None:
+        """Wait for all of them; for `ranks` (of this communicator) alone, or for everybody."""
         start = time.perf_counter()
-        for request in requests:
-            wait(request)
+        what = f"{NAMES[operation]} at {call_site().decode()}"
+        if ranks is None:
+            pulse.join(Wait(f"the others in {what}", self._members, (self._number, self.round)))
+        else:  # some may be a round ahead: it is no place where all meet
+            pulse.join(Wait(f"those whom it hears in {what}", tuple(self._members[rank] for rank in ranks)))
+        try:
+            for request in requests:
+                wait(request)
+        except MPI.Exception as error:  # e.g. truncated: somebody sent more than was due
+            raise WireError(f"{what}, round {self.round}: {error}; the ranks' collectives are out of step") from None
+        pulse.beat()
         self.seconds += time.perf_counter() - start
         self.round += 1
 
@@ -159,26 +223,50 @@ class Service:
         self.received += received * of.size
 
     def _pack(self, payload: np.ndarray, operation: int) -> np.ndarray:
-        raw = np.ascontiguousarray(payload).reshape(-1).view(np.uint8)
+        dtype, raw = payload.dtype, np.ascontiguousarray(payload).reshape(-1).view(np.uint8)
+        for fact in (operation, raw.size, dtype.itemsize, ord(dtype.kind)):
+            self.ledger = (self.ledger ^ fact) * FNV_PRIME % 2**64
         message = np.empty(HEADER.itemsize + raw.size, np.uint8)
-        head = message[: HEADER.itemsize].view(HEADER)
-        head[0] = (MAGIC, operation, self.round, self.agent, zlib.crc32(raw.data))
+        message[: HEADER.itemsize].view(HEADER)[0] = (
+            *(MAGIC, VERSION, operation, self.round, self.ledger, raw.size),
+            *(self.agent, dtype.itemsize, dtype.kind.encode(), call_site(), 0),
+        )
         message[HEADER.itemsize :] = raw
+        seal(message)
         return message
 
     def _unpack(
         self, box: np.ndarray, like: np.ndarray, operation: int, ranks: Iterable[int] | None = None
     ) -> np.ndarray:
-        """(N, bytes) messages of `ranks` (default: 0, 1, ...) -> (N, *shape) payloads; each header is checked."""
+        """(N, bytes) messages of `ranks` (default: 0, 1, ...) -> (N, *shape) payloads; each header is checked.
+
+        Raises:
+            WireError: naming the rank whose message is not the one that was due, and both call sites.
+        """
         for rank, message in zip(count() if ranks is None else ranks, box, strict=False):
             head = message[: HEADER.itemsize].view(HEADER)[0]
-            due = (MAGIC, operation, self.round - 1)
-            if (int(head["magic"]), int(head["operation"]), int(head["round"])) != due:
+            if (int(head["magic"]), int(head["version"])) != (MAGIC, VERSION):
                 raise WireError(
-                    f"message of rank {rank}: operation {head['operation']} of round {head['round']}, "
-                    f"due here: {operation} of round {due[2]}; the ranks' collectives are out of step"
+                    f"message of rank {rank}: of another program or another version of this one; start all ranks alike"
                 )
-            if int(head["crc"]) != zlib.crc32(message[HEADER.itemsize :].data):
+            size = message.size - HEADER.itemsize
+            if int(head["bytes"]) == size and int(head["crc"]) != _checksum(message):
                 raise WireError(f"message of rank {rank} was damaged on its way (crc differs)")
+            self._check_due(rank, head, like, size, operation)
         body = np.ascontiguousarray(box[:, HEADER.itemsize :])
         return body.view(like.dtype).reshape(len(box), *like.shape)
+
+    def _check_due(self, rank: int, head: np.void, like: np.ndarray, size: int, operation: int) -> None:
+        """Raise WireError unless this is the message of the collective that was due, from whom it was due."""
+        told = tuple(int(head[name]) for name in ("operation", "round", "ledger", "bytes", "item"))
+        due = (operation, self.round - 1, self.ledger, size, like.dtype.itemsize)
+        if told != due or head["kind"] != like.dtype.kind.encode():
+            theirs = f"{NAMES.get(told[0], told[0])} at {head['site'].decode(errors='replace')}, round {told[1]}"
+            ours = f"{NAMES[operation]} at {call_site().decode()}, round {due[1]}"
+            kind = head["kind"].decode(errors="replace")
+            sizes = f"{told[3]} bytes of {kind}{told[4]} for {size} of {like.dtype.kind}{due[4]}"
+            told_by = f"message of rank {rank} is of {theirs}, due here: {ours} ({sizes})"
+            raise WireError(f"the ranks' collectives are out of step: {told_by}")
+        source = 0 if operation == BCAST else rank
+        if self.agents[source] not in (-1, int(head["agent"])):
+            raise WireError(f"message of rank {rank} is agent {head['agent']}'s; it was delivered twice")

@@ -29,6 +29,11 @@ def size() -> int:
     return _first((*SIZE_VARIABLES, "SLURM_STEP_NUM_TASKS") if _in_srun_step() else SIZE_VARIABLES, 1)
 
 
+def by_launcher() -> bool:
+    """Whether an mpirun or srun started this process."""
+    return any(name in os.environ for name in SIZE_VARIABLES) or _in_srun_step()
+
+
 def by_open_mpi() -> bool:
     """Whether Open MPI's launcher started this process."""
     return "OMPI_COMM_WORLD_SIZE" in os.environ

@@ -19,6 +19,7 @@ import numpy as np
 from mpi4py import MPI
 
 from mpi_ltcr.comm.collectives import WireError
+from mpi_ltcr.comm.pulse import Wait, pulse
 from mpi_ltcr.comm.runtime import LostRankError
 from mpi_ltcr.comm.wire import (
     BYE,
@@ -143,6 +144,8 @@ class ParameterServer:
             LostRankError: a worker has been silent for too long.
         """
         waiting = self._arrived()
+        if waiting:
+            pulse.beat()
         for place, (index, size) in enumerate(waiting):
             self._serve(index, size, len(waiting) - place)
         if not waiting:
@@ -162,7 +165,7 @@ class ParameterServer:
         for rank, heard in self._heard.items():
             if rank in self._active and now - heard > self.patience_s:
                 raise LostRankError(
-                    f"rank {rank} has not been heard of for {self.patience_s:.0f} s (runtime.patience_s)"
+                    f"rank {rank} has not been heard of for {self.patience_s:.0f} s (runtime.patience_s)", rank
                 )
 
     def _serve(self, index: int, size: int, queue: int) -> None:
@@ -326,12 +329,16 @@ class ServerLink:
 
     def _wait(self, request: MPI.Request, what: str) -> None:
         start, looks = time.monotonic(), 0
+        mark = Wait(f"rank {self.server} to {what}", (self.server,))
         while not request.Test():
             self.idle()
+            pulse.waits = mark
             looks += 1
             if looks > 50:
                 time.sleep(2e-4)
                 if time.monotonic() - start > self.patience_s:
                     raise LostRankError(
-                        f"rank {self.server} did not {what} for {self.patience_s:.0f} s (runtime.patience_s)"
+                        f"rank {self.server} did not {what} for {self.patience_s:.0f} s (runtime.patience_s)",
+                        self.server,
                     )
+        pulse.beat()

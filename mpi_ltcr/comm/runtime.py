@@ -1,7 +1,8 @@
 """One process of the job: its communicator, its end, and the one place that names COMM_WORLD.
 
 Measured with both MPIs: a plain Python exception on one rank leaves the others in their collective for ever, and so do
-an early `sys.exit` and an exception in a thread. So `guard` takes over every way in which a process can end.
+an early `sys.exit` and an exception in a thread. So `guard` takes over every way in which a process can end, and
+`watchdog` sees to it that it ends.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any
 from mpi4py import MPI
 
 from mpi_ltcr.comm import launch
+from mpi_ltcr.comm.pulse import pulse
+from mpi_ltcr.comm.watchdog import FILE_S, Watchdog, within
 from mpi_ltcr.interfaces import NonFiniteError
 
 COMPLETED, BAD_INPUT, BAD_CHECKPOINT, INTERNAL, IO, HANG, ENVIRONMENT, PREEMPTED = 0, 2, 65, 70, 74, 75, 77, 85
@@ -40,7 +43,11 @@ class JobError(Exception):
 
 
 class LostRankError(RuntimeError):
-    """Somebody has not answered for longer than `runtime.patience_s`; the text names the rank."""
+    """Rank `rank` has not answered for longer than `runtime.patience_s`."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class Guard:
@@ -51,9 +58,17 @@ class Guard:
 
     def __init__(self) -> None:
         self.on_failure: Callable[[str, int], bool] = _rank0_first
-        self.phase = "start"
         self.finished = False
         self._lock = threading.Lock()
+
+    @property
+    def phase(self) -> str:
+        """What the main thread is doing, in a word."""
+        return pulse.phase
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        pulse.phase = name
 
     def install(self) -> None:
         """Take over uncaught exceptions of the main thread, other threads and destructors, and early exits."""
@@ -72,6 +87,8 @@ class Guard:
         text = "".join(traceback.format_exception(kind, error, trace))
         known = isinstance(error, (NonFiniteError, OSError))
         code = IO if isinstance(error, OSError) else HANG if isinstance(error, LostRankError) else INTERNAL
+        if isinstance(error, LostRankError):
+            text += watchdog.explain(error.rank)
         self.abort(f"{text}{_advice(error) if not known else ''}", code)
 
     def _early_exit(self) -> None:
@@ -88,13 +105,13 @@ class Guard:
             time.sleep(60)
         head = f"mpi-ltcr: rank {launch.rank()} of {launch.size()} on {socket.gethostname()}, phase {self.phase}:"
         text = f"{head} the job ends here\n{text.rstrip()}"
-        first = True
-        with contextlib.suppress(Exception):
-            first = self.on_failure(text, code)
-        if not first:
+        answers: list[bool] = []
+        within(FILE_S, lambda: answers.append(self.on_failure(text, code)))
+        if answers == [False]:
             time.sleep(5)  # let the other rank speak out; the launcher ends us meanwhile
-        print(text, file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # a launcher that has died has closed our pipes
+            print(text, file=sys.stderr, flush=True)
+            sys.stdout.flush()
         os._exit(code)
 
 
@@ -111,6 +128,9 @@ def _advice(error: BaseException | None) -> str:
 
 
 guard = Guard()
+watchdog = Watchdog(
+    pulse=pulse, rank=launch.rank(), size=launch.size(), abort=guard.abort, launched=launch.by_launcher()
+)
 
 
 def start() -> MPI.Intracomm:
@@ -121,6 +141,7 @@ def start() -> MPI.Intracomm:
             and write the same run directory).
     """
     guard.install()
+    watchdog.start()
     asked = launch.size()
     foreign = launch.by_open_mpi() and "MPICH" in library()  # MPICH would end the process by itself, without advice
     if not foreign:
@@ -140,6 +161,7 @@ def start() -> MPI.Intracomm:
 def leave(code: int) -> None:
     """End this process in order, MPI included."""
     guard.finished = True
+    watchdog.stop()
     if not MPI.Is_initialized() or MPI.COMM_WORLD.size < launch.size():
         launch.let_rank0_leave_first()
     elif not MPI.Is_finalized():
@@ -147,19 +169,27 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+ECHO_S = 0.5
+"""One Ctrl-C may reach a rank twice, from the terminal and from the launcher."""
+
+
 class StopSignals:
-    """SIGUSR1, SIGTERM, SIGINT and SIGHUP set a flag; the ranks agree on it at a round's end and leave together."""
+    """SIGUSR1, SIGTERM, SIGINT and SIGHUP set a flag; the ranks agree on it at a round's end and leave together.
+
+    A SIGINT after any of them ends the job at once, without a checkpoint.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._at = 0.0
         for name in ("SIGUSR1", "SIGTERM", "SIGINT", "SIGHUP"):
             signal.signal(getattr(signal, name), self._note)
 
     def _note(self, number: int, frame: Any) -> None:
-        name = signal.Signals(number).name
-        if name == self.received == "SIGINT":
-            guard.abort("second Ctrl-C: stopped without a checkpoint", 128 + number)
-        self.received = name
+        name, now = signal.Signals(number).name, time.monotonic()
+        if name == "SIGINT" and self.received and now - self._at > ECHO_S:
+            guard.abort("Ctrl-C while stopping: ended without a checkpoint", 128 + number)
+        self.received, self._at = name, now
 
 
 def local_rank(comm: MPI.Intracomm) -> tuple[int, int]:

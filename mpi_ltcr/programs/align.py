@@ -22,6 +22,7 @@ from mpi_ltcr.archive.atomic import write_hdf5
 from mpi_ltcr.archive.tree import write_tree
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.config import AlignConfig, CertificateConfig
 from mpi_ltcr.formulas import distillation
@@ -95,6 +96,7 @@ def _run(config: AlignConfig, teacher: Expert, expert: Expert, start: Start) -> 
 
 def _heed(start: Start) -> None:
     """Leave if asked to. Nothing is kept of an alignment that is not finished: a resume begins anew."""
+    pulse.beat()
     if start.signals.received is not None:
         start.run.write_status(state="preempted", exit_code=runtime.PREEMPTED)
         start.run.unlock()

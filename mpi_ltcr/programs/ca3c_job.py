@@ -14,7 +14,7 @@ import torch
 from mpi_ltcr import assembly_ca3c as assembly
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.comm import runtime
-from mpi_ltcr.comm.collectives import Service, wait
+from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.mailbox import Mailbox
 from mpi_ltcr.comm.parameter_server import ParameterServer, ServerLink
 from mpi_ltcr.comm.roles import CA3CRole, ca3c_roles
@@ -80,7 +80,7 @@ def _run(crew: Crew, role: CA3CRole, teachings: list[assembly.Teaching], store: 
         while serving.step():
             serving.rest()
         serving.finish()
-    wait(comm.Ibarrier())
+    start.service.any(False)  # nobody leaves before all have done their work
     _end(start, config, serving)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from mpi_ltcr import __version__, options
 from mpi_ltcr.archive.checkpoint import CheckpointError
+from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError, new_name
 from mpi_ltcr.comm import runtime
@@ -85,6 +86,7 @@ class Job(NamedTuple):
         run = self._open_directory(service)
         attempt = int(run.read_status().get("attempt", 0)) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
+        runtime.watchdog.attach(Heartbeats(run.root, attempt), float(self.config.runtime.patience_s))
         try:
             program(Start(self.config, comm, service, run, signals, attempt, self.resumed is not None))
         except JobError:  # an orderly end, e.g. without a usable checkpoint: a lock left behind would bar other hosts

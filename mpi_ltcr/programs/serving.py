@@ -14,6 +14,7 @@ from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.assembly_ca3c import SERVER_FILE
 from mpi_ltcr.comm.mailbox import SAVED, STOP, Mailbox
 from mpi_ltcr.comm.parameter_server import ParameterServer, Push
+from mpi_ltcr.comm.pulse import Wait, pulse
 from mpi_ltcr.comm.runtime import StopSignals, guard
 from mpi_ltcr.interfaces import State
 from mpi_ltcr.programs.progress import Progress
@@ -63,6 +64,7 @@ class Serving:
         self._label: int | None = None
         self._last_saved = False
         self._failed_saves = 0
+        self._waits = Wait(f"requests of the workers on {name}", tuple(server.workers))
         self.problem = ""
         """Why the last checkpoint could not be written, if so."""
         self.server.on_push = self._log
@@ -92,6 +94,7 @@ class Serving:
     def rest(self) -> None:
         """Give the core back for a moment, if the last step found nothing to do."""
         if self.idle:
+            pulse.waits = self._waits
             time.sleep(IDLE_S)
 
     def finish(self) -> None:
@@ -119,6 +122,7 @@ class Serving:
                 self.run.write_status(state="running", frames=self.server.frames)
 
     def _publish(self) -> None:
+        pulse.beat()
         try:
             self.recorder.publish()
         except OSError as error:
@@ -153,6 +157,7 @@ class Serving:
 
     def _write_own_file(self) -> None:
         assert self._label is not None
+        pulse.beat()
         try:
             self.recorder.publish()
             draft = checkpoint.draft_folder(self.checkpoints, self._label)
@@ -186,6 +191,7 @@ class Serving:
         self._end_save()
 
     def _commit(self, label: int, frames: int) -> None:
+        pulse.beat()
         if frames != label:
             draft = checkpoint.draft_folder(self.checkpoints, label)
             draft.rename(checkpoint.begin(self.checkpoints, frames))

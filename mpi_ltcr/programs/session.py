@@ -23,7 +23,8 @@ from mpi_ltcr.archive.segments import Shelf
 from mpi_ltcr.assembly import Member
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
-from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
+from mpi_ltcr.comm.pulse import pulse
+from mpi_ltcr.comm.runtime import JobError, StopSignals
 from mpi_ltcr.config import Config
 from mpi_ltcr.interfaces import Episode, Metrics, State
 from mpi_ltcr.programs.progress import Progress
@@ -104,7 +105,8 @@ class Session:
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Account the time of a phase, and let error messages name it."""
-        start, guard.phase = time.perf_counter(), name
+        start = time.perf_counter()
+        pulse.enter(name)
         yield
         self.seconds[name] += time.perf_counter() - start
 

@@ -14,7 +14,8 @@ from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.assembly_ca3c import Worker
 from mpi_ltcr.comm.mailbox import SAVED, Mailbox
 from mpi_ltcr.comm.parameter_server import Reply, ServerLink
-from mpi_ltcr.comm.runtime import StopSignals, guard
+from mpi_ltcr.comm.pulse import pulse
+from mpi_ltcr.comm.runtime import StopSignals
 from mpi_ltcr.comm.wire import SAVE, STOP
 from mpi_ltcr.interfaces import Episode, Metrics, Rollout, State
 
@@ -59,7 +60,7 @@ class Workshop:
         """Hand out T with the newest weights in place, once a rollout, until the server says stop (lines 1 to 3)."""
         reply = self._take(self.link.exchange(0))
         while not reply.order & STOP:
-            guard.phase = "rollout"
+            pulse.enter("rollout")
             yield self.frames
             reply = self._take(self._push())
             if time.perf_counter() - self._published > self.publish_s:
@@ -75,7 +76,7 @@ class Workshop:
     def _push(self) -> Reply:
         assert self._pending is not None
         rollout, ended, learned, seconds = self._pending
-        guard.phase = "exchange"
+        pulse.enter("exchange")
         value = ended.value if ended else math.nan
         asked = self.signals.received is not None
         reply = self.link.exchange(len(rollout.actions), episode_return=value, stop_asked=asked)
@@ -127,7 +128,7 @@ class Workshop:
 
     def _save(self, label: int) -> None:
         """Write this worker's file of a checkpoint and tell the server how that went."""
-        guard.phase = "archive"
+        pulse.enter("archive")
         try:
             self.recorder.publish()
             draft = checkpoint.draft_folder(self.checkpoints, label)

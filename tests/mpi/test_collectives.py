@@ -71,3 +71,15 @@ def test_a_message_of_another_round_is_refused_and_both_rounds_are_named(ranks, 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_a_message_of_another_operation_is_refused_and_named(ranks, check):
     check(ranks, "another_operation")
+
+
+def test_a_message_of_another_size_or_type_is_refused_and_both_are_told(check):
+    check(2, "another_size")
+
+
+def test_ranks_that_took_another_branch_are_told_of_at_their_next_meeting(check):
+    check(3, "another_branch")
+
+
+def test_a_message_that_is_delivered_twice_is_noticed(check):
+    check(2, "delivered_twice")

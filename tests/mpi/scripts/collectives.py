@@ -15,7 +15,7 @@ import mpi_ltcr.comm  # noqa: F401  (so that mpi4py does not initialise MPI at i
 
 from mpi4py import MPI  # isort: skip
 
-from mpi_ltcr.comm.collectives import HEADER, Service, WireError
+from mpi_ltcr.comm.collectives import BCAST, HEADER, Service, WireError, seal
 
 HEAD = HEADER.itemsize
 ROW = np.dtype([("count", "<i8"), ("phi", "<f4", (3, 2))])
@@ -169,17 +169,21 @@ class Tampered(Service):
 
 
 def flipped_bit(comm: MPI.Intracomm) -> None:
-    """One bit of the last rank's message is damaged, anywhere in it: all ranks notice."""
+    """One bit of the last rank's message is damaged, at each byte of it in turn: all ranks notice."""
     last = comm.size - 1
-    for place in (0, 4, 8, 20, HEAD, HEAD + 39):
+    service = Tampered(comm, lambda message: None)
+    for place in range(HEAD + 40):
 
         def damage(message: np.ndarray, place: int = place) -> None:
-            message[place] ^= 0x10
+            message[place] ^= 1 << place % 8
 
-        service = Tampered(comm, damage if comm.rank == last else lambda message: None)
-        told = complaint(lambda service=service: service.allgather(np.arange(5.0)))
+        service.damage = damage if comm.rank == last else lambda message: None
+        told = complaint(lambda: service.allgather(np.arange(5.0)))
         assert f"message of rank {last}" in told, told
-        assert ("damaged" in told) == (place >= 20), told
+        sizes = range(HEADER.fields["bytes"][1], HEADER.fields["agent"][1])
+        assert ("another program" if place < 6 else "out of step" if place in sizes else "damaged") in told, told
+    service.damage = lambda message: None
+    assert service.allgather(np.float64(3)).tolist() == [3] * comm.size
 
 
 def damaged_broadcast(comm: MPI.Intracomm) -> None:
@@ -213,10 +217,48 @@ def another_operation(comm: MPI.Intracomm) -> None:
     last = comm.rank == comm.size - 1
 
     def damage(message: np.ndarray) -> None:
-        message[4:8].view("<u4")[0] = 2  # as a broadcast's
+        message[:HEAD].view(HEADER)["operation"] = BCAST
+        seal(message)
 
     told = complaint(lambda: Tampered(comm, damage if last else lambda message: None).allgather(np.arange(5)))
-    assert f"rank {comm.size - 1}: operation 2 of round 1, due here: 3 of round 1" in told
+    here = sys._getframe().f_lineno - 1
+    assert f"rank {comm.size - 1} is of bcast at " in told, told
+    assert f"due here: allgather at collectives:{here}, round 1" in told
+
+
+def another_size(comm: MPI.Intracomm) -> None:
+    """A rank that sends less, or other numbers of the same size, is named with what it sent."""
+    last = comm.rank == comm.size - 1
+    for mine, words in ((np.zeros(4, np.float32), "16 bytes of f4 for 40 of i8"), (np.zeros(5), "40 bytes of f8")):
+        service = Service(comm, comm.rank)
+        told = complaint(lambda: service.allgather(mine if last else np.arange(5)))  # noqa: B023
+        assert words in told or (last and "out of step" in told), told
+
+
+def another_branch(comm: MPI.Intracomm) -> None:
+    """A rank that went elsewhere in an `if` is told of at the next meeting, with its line and ours."""
+    service = Service(comm, comm.rank)
+    last = comm.rank == comm.size - 1
+    small, wide = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    if last:
+        service._pack(wide, BCAST)  # what this rank believes to have taken part in
+    else:
+        service._pack(small, BCAST)
+    told = complaint(lambda: service.any(True))
+    assert "out of step" in told, told
+    assert "allgather at collectives:" in told
+
+
+def delivered_twice(comm: MPI.Intracomm) -> None:
+    """A message that comes in another one's place as well is noticed: of the last round, or of another rank."""
+    service = Service(comm, comm.rank)
+    kept = service._pack(np.arange(5), 3)
+    service._run(comm.Ibarrier(), operation=3)
+    fresh = service._pack(np.arange(5), 3)
+    service._run(comm.Ibarrier(), operation=3)
+    assert "round 1, due here" in complaint(lambda: service._unpack(np.stack([kept] * comm.size), np.arange(5), 3))
+    told = complaint(lambda: service._unpack(np.stack([fresh] * comm.size), np.arange(5), 3))
+    assert f"is agent {comm.rank}'s; it was delivered twice" in told, told
 
 
 CHECKS = {
@@ -233,6 +275,9 @@ CHECKS = {
         damaged_broadcast,
         another_round,
         another_operation,
+        another_size,
+        another_branch,
+        delivered_twice,
     )
 }
 

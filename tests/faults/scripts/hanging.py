@@ -1,0 +1,64 @@
+"""A user's environment that stops a rank in its tracks: CartPole as `--env.id hanging:Hanging-v0`.
+
+HANG=kind:rank:step     kinds: sleep, spin (a busy loop that holds Python's lock), slow, skip (one exchange fewer),
+                        other (another collective than the others')
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+import gymnasium
+import numpy as np
+
+from mpi_ltcr.comm import launch
+from mpi_ltcr.comm.pulse import pulse
+from mpi_ltcr.envs.cartpole import CartPole15
+from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
+
+KIND, RANK, STEP = os.environ.get("HANG", "none:0:0").split(":")
+MINE = launch.rank() == int(RANK)
+
+
+class Hanging(CartPole15):
+    """Does it at its training step number STEP."""
+
+    steps = 0
+
+    def step(self, action):
+        Hanging.steps += pulse.phase == "explore"  # and not while probe states are drawn, or in evaluations
+        if MINE and KIND == "slow":
+            time.sleep(0.02)
+        if MINE and Hanging.steps == int(STEP) and KIND == "sleep":
+            time.sleep(600)
+        if MINE and Hanging.steps == int(STEP) and KIND == "spin":
+            re.match(r"(a|a)*b", "a" * 64)  # in C, without ever letting go of the lock
+        return super().step(action)
+
+
+gymnasium.register("Hanging-v0", Hanging, max_episode_steps=200)
+
+
+def skipping(original):
+    def exchange(self, agent, fresh):
+        if self.rounds == int(STEP) and KIND == "skip":
+            self.rounds += 1
+            return None
+        return original(self, agent, fresh)
+
+    return exchange
+
+
+def straying(original):
+    def exchange(self, agent, fresh):
+        if self.rounds == int(STEP) and KIND == "other":
+            self.service.allgather(np.zeros(3))
+        return original(self, agent, fresh)
+
+    return exchange
+
+
+if MINE:
+    PublicMemoryTransfer.exchange = skipping(straying(PublicMemoryTransfer.exchange))
