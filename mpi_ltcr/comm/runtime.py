@@ -68,6 +68,7 @@ class Guard:
 
     @phase.setter
     def phase(self, name: str) -> None:
+        """Say so; no sign of progress in itself."""
         pulse.phase = name
 
     def install(self) -> None:
