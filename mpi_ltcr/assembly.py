@@ -22,6 +22,8 @@ from mpi_ltcr.envs.opponents import Opponent, Snapshots, make_opponent
 from mpi_ltcr.envs.space_battle_solo import SpaceBattleSolo
 from mpi_ltcr.interaction import EnvLoop, evaluate, random_features
 from mpi_ltcr.interfaces import EnvSpec, Episode, Features, Loop, Policy
+from mpi_ltcr.memory import dense, public
+from mpi_ltcr.memory.frame_ring import ring_bytes
 from mpi_ltcr.memory.public import PublicMemory
 from mpi_ltcr.rivals import Rivals, without_policies
 from mpi_ltcr.seeds import TEAM, SeedTree
@@ -44,7 +46,7 @@ class Member(NamedTuple):
     """(policy, number of the evaluation, of the episode) -> it, elsewhere. Collective where games are shared."""
     transfer: NoTransfer | PublicMemoryTransfer
     memory: PublicMemory | None
-    """M0, on the rank that keeps it."""
+    """M0, on the rank that keeps it (`role.keeps_memory`); of stacked frames every rank has a copy."""
     probe: Features
     """The fixed set on which teammates are compared."""
     probe_states: np.ndarray
@@ -81,7 +83,7 @@ def build_member(
     states = random_features(probe_env, probe_rng, PROBE_STATES).obs
     states[0] = 0
     memory = None
-    if role.keeps_memory and config.transfer.method == "public_memory":
+    if (role.keeps_memory or spec.stacked) and config.transfer.method == "public_memory":
         memory = PublicMemory(capacity=config.transfer.memory_size, spec=spec, rng=seeds.generator(TEAM, "subset"))
     return Member(
         role=role,
@@ -206,6 +208,27 @@ def _build_transfer(
         ),
         summed=config.transfer.exchange == "allreduce",
         start=config.transfer.start // config.round_frames,
+    )
+
+
+def memory_need(config: Config, spec: EnvSpec, role: Role) -> int:
+    """Bytes that this rank's memories come to when they are full."""
+    capacity = config.agent_of(role.agent).replay_capacity
+    need = ring_bytes(capacity=capacity, columns=dense.columns_of(spec), spec=spec)
+    if (role.keeps_memory or spec.stacked) and config.transfer.method == "public_memory":
+        need += ring_bytes(capacity=config.transfer.memory_size, columns=public.columns_of(spec), spec=spec)
+    return need
+
+
+def memory_problem(config: Config, need: int, agents: int, available: int | None) -> str:
+    """Why the memories of a node's `agents`, `need` bytes together, do not fit; empty if they do, or nobody knows."""
+    if available is None or need <= available:
+        return ""
+    largest = max(config.agent_of(index).replay_capacity for index in range(max(1, len(config.agents))))
+    fitting = int(0.9 * largest * available / need)
+    return (
+        f"agent.replay_capacity: {largest} transitions (and M0) come to {need} bytes for {agents} agent(s) on this "
+        f"node, {available} are available; take at most {fitting}, or fewer agents on a node"
     )
 
 

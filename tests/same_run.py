@@ -10,6 +10,7 @@ import numpy as np
 
 from mpi_ltcr.archive import checkpoint, reader
 from mpi_ltcr.archive.schema import TABLES, WALL_COLUMNS, WALL_TABLES
+from mpi_ltcr.archive.segments import Shelf
 
 
 def saved(run: Path) -> Iterator[tuple[str, Any]]:
@@ -18,7 +19,8 @@ def saved(run: Path) -> Iterator[tuple[str, Any]]:
         manifest = checkpoint.verify(folder)
         yield folder.name, {name: manifest[name] for name in ("frames", "world_size", "updates")}
         for name in sorted(manifest["files"]):
-            for place, leaf in checkpoint.flatten(checkpoint.load_file(folder / name)):
+            state = Shelf(folder.parent).fetch(checkpoint.load_file(folder / name))
+            for place, leaf in checkpoint.flatten(state):
                 if not place.endswith("session/wall_s") and not is_wall_row_count(place):
                     yield f"{folder.name}/{name}/{place}", leaf
     for log in reader.read_logs(run):

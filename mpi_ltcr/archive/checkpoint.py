@@ -21,7 +21,7 @@ import h5py
 
 from mpi_ltcr.archive.atomic import fsync_folder, sha256, write_hdf5, write_json, write_text
 from mpi_ltcr.archive.tree import SEGMENT_PATTERN, read_tree, write_tree
-from mpi_ltcr.interfaces import State
+from mpi_ltcr.interfaces import Sealed, State
 
 FORMAT = "mpi-ltcr-checkpoint"
 FORMAT_VERSION = 1
@@ -255,7 +255,7 @@ def load_file(path: Path) -> State:
 def flatten(tree: State, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(path, leaf) pairs of a state in a fixed order: to compare or to hash two states."""
     for name in sorted(tree):
-        value = tree[name]
+        value = tree[name].tree if isinstance(tree[name], Sealed) else tree[name]
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}/")
         else:

@@ -1,4 +1,4 @@
-"""Transitions as they are: both observations of each in full."""
+"""Transitions as rows of a ring: both observations of each in full, or by their frames (`frame_ring.ring_for`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import numpy as np
 from mpi_ltcr.interfaces import EnvSpec, State, Transition
 from mpi_ltcr.memory.frame_ring import ring_for
 from mpi_ltcr.memory.ring import Columns
+
+
+def columns_of(spec: EnvSpec) -> Columns:
+    """What a row holds."""
+    obs, scalar = (np.dtype(spec.obs_dtype), spec.obs_shape), (np.dtype(np.float32), ())
+    return {"obs": obs, "action": (np.dtype(np.int64), ()), "reward": scalar, "discount": scalar, "next_obs": obs}
 
 
 class DenseStore:
@@ -18,16 +24,7 @@ class DenseStore:
     """
 
     def __init__(self, *, capacity: int, spec: EnvSpec) -> None:
-        obs = (np.dtype(spec.obs_dtype), spec.obs_shape)
-        scalar = (np.dtype(np.float32), ())
-        columns: Columns = {
-            "obs": obs,
-            "action": (np.dtype(np.int64), ()),
-            "reward": scalar,
-            "discount": scalar,
-            "next_obs": obs,
-        }
-        self.ring = ring_for(capacity=capacity, columns=columns, spec=spec)
+        self.ring = ring_for(capacity=capacity, columns=columns_of(spec), spec=spec)
 
     def __len__(self) -> int:
         return len(self.ring)

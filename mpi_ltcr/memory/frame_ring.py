@@ -14,6 +14,7 @@ with its last row, so there is room for up to one segment more than `capacity` r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -193,9 +194,30 @@ class FrameRing:
         return (self.added - len(self)) // self.segment_rows
 
 
+def distinct_frames(stacks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The frames that (N, S, H, W) stacks show, each once: (F, H, W), and their numbers (N, S) int32."""
+    found: dict[bytes, int] = {}
+    frames = stacks.reshape(-1, *stacks.shape[2:])
+    numbers = np.array([found.setdefault(frame.tobytes(), len(found)) for frame in frames], np.int32)
+    first = np.unique(numbers, return_index=True)[1]
+    return frames[first], numbers.reshape(stacks.shape[:2])
+
+
 def ring_for(*, capacity: int, columns: Columns, spec: EnvSpec) -> Ring | FrameRing:
     """A ring that keeps each frame once where observations are stacks of them, a plain one otherwise."""
     if not spec.stacked:
         return Ring(capacity=capacity, columns=columns)
     stacks = tuple(name for name, (_, shape) in columns.items() if shape == spec.obs_shape)
     return FrameRing(capacity=capacity, columns=columns, stacks=stacks)
+
+
+def ring_bytes(*, capacity: int, columns: Columns, spec: EnvSpec) -> int:
+    """What `ring_for` comes to when it is full. Of frames: one for each row, and a segment more than the capacity."""
+    whole = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in columns.values())
+    if not spec.stacked:
+        return capacity * whole
+    stacks = sum(shape == spec.obs_shape for _, shape in columns.values())
+    stack, *frame = spec.obs_shape
+    frame_bytes = math.prod(frame) * np.dtype(spec.obs_dtype).itemsize
+    rest = whole - stacks * stack * frame_bytes
+    return (capacity + SEGMENT_ROWS) * (frame_bytes + 4 * stacks * stack + rest)

@@ -9,6 +9,12 @@ import numpy as np
 
 from mpi_ltcr.interfaces import EnvSpec, Features, State
 from mpi_ltcr.memory.frame_ring import ring_for
+from mpi_ltcr.memory.ring import Columns
+
+
+def columns_of(spec: EnvSpec) -> Columns:
+    """What a row holds."""
+    return {"obs": (np.dtype(spec.obs_dtype), spec.obs_shape), "action": (np.dtype(np.int64), ())}
 
 
 class PublicMemory:
@@ -21,8 +27,7 @@ class PublicMemory:
     """
 
     def __init__(self, *, capacity: int, spec: EnvSpec, rng: np.random.Generator) -> None:
-        columns = {"obs": (np.dtype(spec.obs_dtype), spec.obs_shape), "action": (np.dtype(np.int64), ())}
-        self.ring = ring_for(capacity=capacity, columns=columns, spec=spec)
+        self.ring = ring_for(capacity=capacity, columns=columns_of(spec), spec=spec)
         self.rng = rng
 
     def __len__(self) -> int:

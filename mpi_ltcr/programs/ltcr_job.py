@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpi_ltcr import assembly
+from mpi_ltcr import assembly, envs
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
-from mpi_ltcr.comm import runtime
+from mpi_ltcr.comm import node, runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role, ltcr_roles
 from mpi_ltcr.comm.runtime import JobError
-from mpi_ltcr.config import Config
+from mpi_ltcr.config import Config, require
 from mpi_ltcr.programs.job import Program, Start, place, together
 from mpi_ltcr.programs.ltcr import ltcr
 from mpi_ltcr.programs.session import Session
@@ -28,6 +28,7 @@ def prepare_ltcr(
     role = roles(comm.size)[comm.rank]
     local, _ = runtime.local_rank(comm)
     device = together(service, lambda: assembly.torch_device(config.runtime.device, local))
+    together(service, lambda: _check_memory(config, comm, role))
     rivals = _agree_on_rivals(config, service)
     own = Service(comm, role.agent)
     member = together(service, lambda: assembly.build_member(config, role, own, device, rivals))
@@ -64,6 +65,16 @@ def _agree_on_rivals(config: Config, service: Service) -> Rivals | None:
         for reason in rivals.refused:
             print(f"mpi-ltcr: checkpoint refused: {reason}; using {rivals.folder.name}", file=sys.stderr, flush=True)
     return rivals._replace(folder=Path(service.announce(str(rivals.folder))))
+
+
+def _check_memory(config: Config, comm: Any, role: Role) -> None:
+    """Collective. Raise ConfigError unless the memories of all agents of this node fit into it."""
+    env = envs.make(config.env.id, config.env.kwargs)
+    need = assembly.memory_need(config, envs.spec_of(config.env.id, env), role)
+    env.close()
+    need, agents = node.total_of_node(comm, need)
+    problem = assembly.memory_problem(config, need, agents, node.available_memory())
+    require(not problem, problem)
 
 
 def _restore(session: Session, service: Service, run: RunDirectory) -> None:

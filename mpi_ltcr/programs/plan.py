@@ -11,6 +11,7 @@ from mpi_ltcr.comm.collectives import HEADER, TAIL
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
 from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER
 from mpi_ltcr.config import CA3CConfig, Config, TaskConfig
+from mpi_ltcr.interfaces import EnvSpec
 
 
 def describe_ltcr(config: Config, size: int) -> str:
@@ -21,34 +22,34 @@ def describe_ltcr(config: Config, size: int) -> str:
     env = envs.make(config.env.id, rivals.without_policies(config.env))
     spec = envs.spec_of(config.env.id, env)
     env.close()
-    transition = 2 * int(np.prod(spec.obs_shape)) * np.dtype(spec.obs_dtype).itemsize + 16
     lines = [f"{config.name}: {config.frames} frames, {size} agents, {config.env.id}"]
     saved = 0
     for role in ltcr_roles(size):
-        settings = config.agent_of(role.agent)
+        settings, need = config.agent_of(role.agent), assembly.memory_need(config, spec, role)
         net = assembly_c51.build_net(settings, spec, torch.Generator())
         parameters = sum(p.numel() for p in net.parameters())
-        saved += 4 * parameters * 6 + settings.replay_capacity * transition
+        saved += 4 * parameters * 6 + need
         device = assembly.torch_device(config.runtime.device, role.rank)
         memory = ", keeps M0" if role.keeps_memory and config.transfer.method != "none" else ""
-        lines.append(f"  rank {role.rank}: agent {role.agent}, {parameters} parameters, {device}{memory}")
+        what = f"{parameters} parameters, {need / 1e6:.1f} MB of memories"
+        lines.append(f"  rank {role.rank}: agent {role.agent}, {what}, {device}{memory}")
     t = config.transfer
     if t.method == "none":
         lines.append("  round: nothing is exchanged")
     else:
-        phi = transition // 2
-        messages = _ltcr_messages(config, size, phi)
+        messages = _ltcr_messages(config, size, spec)
         lines.append(f"  round of {config.round_frames} frames: {t.revisit_slots} Revisit, {t.digest_slots} Digest")
         lines += [f"    {name}: {bytes_} bytes from each sender" for name, bytes_ in messages.items()]
-        saved += t.memory_size * phi
     lines.append(f"  checkpoint: at most {saved / 1e6:.1f} MB, every {config.checkpoint.every} frames")
     lines.append(f"  start it: mpirun -n {size} mpi-ltcr train ...")
     return "\n".join(lines) + "\n"
 
 
-def _ltcr_messages(config: Config, size: int, phi: int) -> dict[str, int]:
-    """Bytes of each message of a round, from its sender; `phi` of one feature vector."""
+def _ltcr_messages(config: Config, size: int, spec: EnvSpec) -> dict[str, int]:
+    """Bytes of each message of a round, from its sender."""
     t = config.transfer
+    itemsize = np.dtype(spec.obs_dtype).itemsize
+    phi = int(np.prod(spec.obs_shape)) * itemsize + 8
     teachers = size if t.subset == "per_teacher" else 1
     returns = 8 if t.topology == "best-k" else 0
     masses = t.demonstrations * config.agent.atoms
@@ -61,6 +62,11 @@ def _ltcr_messages(config: Config, size: int, phi: int) -> dict[str, int]:
     answers = (way, HEADER.itemsize + 4 * masses)
     if t.exchange == "allreduce":
         answers = ("sum of distributions", 8 * (masses + 1 + TAIL))
+    if spec.stacked:
+        stack, *frame = spec.obs_shape
+        frames = (config.round_frames + stack - 1) * int(np.prod(frame)) * itemsize
+        rows = config.round_frames * (4 * stack + 8)
+        return {"allgather of frames, of one episode": HEADER.itemsize + frames + rows, answers[0]: answers[1]}
     return {
         "gather of features": HEADER.itemsize + 8 + returns + config.round_frames * phi,
         "bcast of the sample": HEADER.itemsize + 8 + size * returns + teachers * t.demonstrations * phi,

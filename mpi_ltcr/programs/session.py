@@ -259,7 +259,7 @@ class Session:
         draft = checkpoint.draft_folder(self.run.checkpoints, self.frames)
         self.recorder.publish()
         parts = {checkpoint.rank_file(self.member.role.agent): self.state}
-        if self.member.memory is not None:
+        if self.member.memory is not None and self.member.role.keeps_memory:
             parts["memory.h5"] = self.member.memory.state
         for name, state in parts.items():
             slim, segments = self.shelf.put_away(state(), name)

@@ -1,4 +1,4 @@
-"""LTCR's communication protocol (Phase 2) through the public memory M0 on rank 0.
+"""LTCR's communication protocol (Phase 2) through the public memory M0.
 
 A round: fresh (s, a) of all agents to M0; the sample Phi_0 back; every agent answers on it, and its students hear it.
 All answers are gathered before anyone updates, so the result does not depend on the order of ranks.
@@ -13,6 +13,7 @@ import numpy as np
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.interfaces import Agent, EnvSpec, Episode, Features, Lesson, Metrics, State
 from mpi_ltcr.memory.public import PublicMemory
+from mpi_ltcr.transfer.couriers import Courier, FrameCourier, VectorCourier
 from mpi_ltcr.transfer.topology import Topology
 
 AVERAGE = -1
@@ -24,7 +25,7 @@ class PublicMemoryTransfer:
 
     Args:
         service: the collectives of this team.
-        memory: M0 on rank 0, None elsewhere.
+        memory: M0 on rank 0, None elsewhere; of stacked frames a copy on every rank (`couriers.py` says why).
         upload_rng: draws which of the explored vectors are uploaded; part of the state.
         round_frames: vectors that an agent explores in one round.
         demonstrations: N, vectors in Phi_0.
@@ -53,17 +54,19 @@ class PublicMemoryTransfer:
         summed: bool,
         start: int,
     ) -> None:
-        self.service, self.memory, self.upload_rng = service, memory, upload_rng
+        self.service, self.upload_rng = service, upload_rng
         self.upload_probability, self.target, self.start = upload_probability, target, start
         self.topology, self.summed = topology, summed
         self.rounds = 0
         self.last: Metrics = {}
-        vectors = np.dtype([("obs", spec.obs_dtype, spec.obs_shape), ("action", "<i8")])
         self.samples = service.size if subset == "per_teacher" else 1
-        mine, everyones = ([("recent", "<f8", n)] if topology.ranked else [] for n in ((), (service.size,)))
-        self._upload = np.zeros((), [("count", "<i8"), *mine, ("phi", vectors, (round_frames,))])
-        phi0 = ("phi", vectors, (self.samples, demonstrations))
-        self._sample = np.zeros((), [("rows", "<i8"), *everyones, phi0])
+        sizes = {"most": round_frames, "samples": self.samples, "demonstrations": demonstrations}
+        self.courier: Courier
+        if spec.stacked:
+            assert memory is not None
+            self.courier = FrameCourier(service=service, memory=memory, spec=spec, **sizes)
+        else:
+            self.courier = VectorCourier(service=service, memory=memory, spec=spec, ranked=topology.ranked, **sizes)
 
     def exchange(self, agent: Agent, fresh: Features, episodes: Iterable[Episode] = ()) -> Lesson | None:
         """Collective. One round of Phase 2; None before `start`, or while M0 is empty."""
@@ -83,25 +86,13 @@ class PublicMemoryTransfer:
         return lesson
 
     def _fill_memory(self, fresh: Features) -> None:
-        """Upload a share of the fresh vectors; rank 0 appends them in the order of agents."""
+        """Upload a share of the fresh vectors."""
         chosen = np.flatnonzero(self.upload_rng.random(len(fresh.action)) < self.upload_probability)
-        self._upload["count"] = len(chosen)
-        if len(chosen):
-            self._upload["phi"]["obs"][: len(chosen)] = fresh.obs[chosen]
-            self._upload["phi"]["action"][: len(chosen)] = fresh.action[chosen]
-        if self.topology.ranked:
-            self._upload["recent"] = self.topology.recent
-        uploads = self.service.gather(self._upload)
-        if self.memory is not None and uploads is not None:
-            for upload in uploads:
-                phi = upload["phi"][: upload["count"]]
-                self.memory.add(Features(phi["obs"], phi["action"]))
-            if self.topology.ranked:
-                self._sample["recent"] = uploads["recent"]
+        self.courier.upload(Features(fresh.obs[chosen], fresh.action[chosen]), self.topology.recent)
 
     def _communicate(self, agent: Agent) -> tuple[Lesson | None, Metrics]:
         """The lesson, and KL(teacher || self) on its vectors before anyone has learned from it."""
-        rows, returns, phi0 = self._draw()
+        rows, returns, phi0 = self.courier.draw()
         if rows == 0:
             return None, {}
         me = self.service.agent
@@ -127,17 +118,6 @@ class PublicMemoryTransfer:
         if self.topology.name == "all":
             return self.service.allgather(answer)[table[self.service.agent]]
         return self.service.hear(answer, table)
-
-    def _draw(self) -> tuple[int, np.ndarray, list[Features]]:
-        """Rows of M0, everyone's recent return (empty where it is not asked for), Phi_0 of each teacher (one for all in
-        "common"): the same on every rank."""
-        if self.memory is not None:
-            self._sample["rows"] = len(self.memory)
-            for phi in self._sample["phi"] if len(self.memory) else ():
-                phi["obs"], phi["action"] = self.memory.sample(len(phi))
-        sample = self.service.bcast(self._sample)
-        phi0 = [Features(np.ascontiguousarray(p["obs"]), np.ascontiguousarray(p["action"])) for p in sample["phi"]]
-        return int(sample["rows"]), sample["recent"] if self.topology.ranked else np.empty(0), phi0
 
     def state(self) -> State:
         """This rank's part; M0 itself is saved apart, by rank 0 (`memory`)."""

@@ -46,13 +46,8 @@ def load(folder: Path, rank: int = 0) -> State:
 
 
 def bits(state: State) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for place, leaf in checkpoint.flatten(state):
-        if isinstance(leaf, Sealed):
-            flat |= {f"{place}/{name}": value for name, value in bits(leaf.tree).items()}
-        else:
-            flat[place] = (leaf.dtype, leaf.tobytes()) if isinstance(leaf, np.ndarray) else leaf
-    return flat
+    leaves = dict(checkpoint.flatten(state))
+    return {place: (v.dtype, v.tobytes()) if isinstance(v, np.ndarray) else v for place, v in leaves.items()}
 
 
 def on_disk(checkpoints: Path) -> dict[str, tuple[int, int]]:
