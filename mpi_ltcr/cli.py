@@ -26,6 +26,7 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
   mpi-ltcr status runs/a [--json] [--exit-code]         what it is doing
   mpi-ltcr verify runs/a                                every hash, every file
   mpi-ltcr eval runs/a --agent 0 --episodes 30          play with a trained agent
+  mpi-ltcr eval runs/team --video game.gif              film a game of a team (.gif or .mp4)
 
 `mpi-ltcr VERB --help` tells more. Exit codes: 0 completed, 2 bad input, 65 unusable checkpoint, 70 internal error,
 74 disk, 77 environment refused, 85 stopped on a signal and saved.
@@ -145,21 +146,29 @@ def check_out(config: Config) -> None:
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Play with a trained agent of a run and print its returns."""
+    """Play with a trained agent of a run, or its team, and print the returns; film them if asked to."""
     parser = Parser("mpi-ltcr eval", description=evaluate.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--agent", type=int, default=0, help="number of the agent; of the task in cA3C (default 0)")
-    parser.add_argument("--episodes", type=int, default=10, help="episodes to play (default 10)")
+    parser.add_argument(
+        "--agent", type=int, help="number of the agent, of the task in cA3C (default 0); none for teams"
+    )
+    parser.add_argument("--episodes", type=int, help="episodes to play (default 10, 1 with --video)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default 0)")
+    parser.add_argument(
+        "--enemies", help="Space Battle: random, scripted, stationary, frozen:RUN (default: as trained)"
+    )
+    parser.add_argument("--video", type=Path, metavar="FILE", help="film the episodes: a .gif or .mp4 (extra `video`)")
     asked = parser.parse_args(arguments)
+    if asked.episodes is None:
+        asked.episodes = 1 if asked.video else 10
     if asked.episodes < 1:
         raise ConfigError(f"--episodes: {asked.episodes} plays nothing; take at least 1")
     require_run(asked.run)
     from mpi_ltcr.comm.runtime import JobError
-    from mpi_ltcr.programs.evaluation import evaluate_run
+    from mpi_ltcr.programs.evaluation import Asked, evaluate_run
 
     try:
-        for line in evaluate_run(asked.run, asked.agent, asked.episodes, asked.seed):
+        for line in evaluate_run(Asked(**vars(asked))):
             print(line)
     except JobError as error:
         complain(str(error))

@@ -174,13 +174,19 @@ def explore_rollout(loop: EnvLoop, agent: RolloutActor, length: int) -> tuple[Ro
     return agent.finish(over=ended is not None), ended
 
 
-def evaluate(env: gymnasium.Env, policy: Policy, seed: int) -> Episode:
-    """One whole episode of `policy` in an environment of its own. Raises ValueError like `EnvLoop.steps`."""
+def evaluate(env: gymnasium.Env, policy: Policy, seed: int, look: Callable[[], object] = lambda: None) -> Episode:
+    """One whole episode of `policy` in an environment of its own. Raises ValueError like `EnvLoop.steps`.
+
+    Args:
+        look: called at the beginning and after each step, e.g. to film it.
+    """
     obs, info = env.reset(seed=seed)
+    look()
     score = Score(info)
     while True:
         obs, reward, terminated, truncated, info = env.step(policy(obs))
         score.add(float(reward), info, over=terminated or truncated)
+        look()
         check(env, obs, score.value, f"env.id: evaluation with seed {seed}, step {score.length}")
         if terminated or truncated:
             return score.episode(truncated=not terminated)

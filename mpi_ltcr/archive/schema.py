@@ -49,7 +49,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "evaluation": Column("i1", "1", "1: of an evaluation episode, 0: of a training episode"),
     },
     "battles": {
-        "result": Column("i1", "1", "Space Battle, a training game: 1 the team won, 0 draw, -1 lost, by health"),
+        "result": Column("i1", "1", "Space Battle, a finished game: 1 the team won, 0 draw, -1 lost, by health"),
         "shots": Column("i8", "missiles", "launched by this agent's ship"),
         "enemy_hits": Column("i8", "missiles", "its missiles that struck an enemy"),
         "friend_hits": Column("i8", "missiles", "its missiles that struck a team mate"),
@@ -57,6 +57,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "rams": Column("i8", "contacts", "enemies that it ran into"),
         "fire_fraction": Column("f8", "1", "share of fire among its actions"),
         "lived": Column("i8", "frames", "steps that it lived"),
+        "evaluation": Column("i1", "1", "1: of an evaluation game, 0: of a training game"),
     },
     "train": {
         "td_loss": Column("f8", "nats", "LTCR Eq. 3 as cross-entropy, mean over the round's Revisit updates"),

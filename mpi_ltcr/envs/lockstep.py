@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mpi_ltcr.envs.opponents import Opponent, Snapshots
-from mpi_ltcr.envs.space_battle_rules import EVENTS, FIRE, Rules
+from mpi_ltcr.envs.space_battle_match import episode_of
+from mpi_ltcr.envs.space_battle_rules import Rules
 from mpi_ltcr.envs.space_battle_world import World
-from mpi_ltcr.interfaces import Actor, Battle, Episode, Policy, State, Step, Transition
+from mpi_ltcr.interfaces import Actor, Episode, Policy, State, Step, Transition
 
 Exchange = Callable[[np.ndarray], np.ndarray]
 """One array (k,) int64 of mine -> everyone's (n, k), in the order of the ships. Collective."""
@@ -86,7 +87,7 @@ class TeamGames:
                 discount = 0.0 if outcome.terminated[game, self.ship] else 1.0
                 obs, next_obs = before[game, self.ship].copy(), after[game, self.ship].copy()
                 transition = Transition(obs, int(mine[game]), reward, discount, next_obs, over, game)
-            yield Step(transition, self._ended(game) if over else None)
+            yield Step(transition, episode_of(self.world, game, self.ship) if over else None)
         self._renew(outcome.over)
 
     def _everyone(self, mine: np.ndarray) -> np.ndarray:
@@ -121,25 +122,6 @@ class TeamGames:
                     f"the world of agent {other} differs from that of agent 0 after {self.steps} steps; "
                     "start all ranks with the same program, libraries and configuration"
                 )
-
-    def _ended(self, game: int) -> Episode:
-        """What a finished game was, in the eyes of this process's ship."""
-        world, tally = self.world, self.world.tally[game, self.ship]
-        score = int(world.score()[game, 0])
-        counts = dict(zip(EVENTS, tally.tolist(), strict=True))
-        acted = max(1, int(tally[: FIRE + 1].sum()))
-        battle = Battle(
-            result=int(np.sign(score)),
-            shots=counts["shots"],
-            enemy_hits=counts["enemy_hits"],
-            friend_hits=counts["friend_hits"],
-            hits_taken=counts["hits_taken"],
-            rams=counts["rams"],
-            fire_fraction=counts["fire"] / acted,
-            lived=acted,
-        )
-        truncated = bool(world.health[game].reshape(2, -1).sum(axis=1).all())
-        return Episode(float(score), int(world.time[game]), truncated, battle)
 
     def state(self) -> State:
         return {

@@ -119,9 +119,7 @@ class Session:
         self.updates += len(digested) + len(revisited)
         for e in episodes:
             self._row("episodes", frames, **_columns_of(e), truncated=e.truncated)
-            self._log_lives(e, frames, evaluation=False)
-            if e.battle:
-                self._row("battles", frames, **e.battle._asdict())
+            self._log_parts(e, frames, evaluation=False)
         if digested or revisited:
             means = {
                 k: float(np.mean([m[k] for m in revisited])) for k in ("td_loss", "revisit_grad_norm") if revisited
@@ -135,7 +133,9 @@ class Session:
     def _row(self, table: str, frames: int, **values: object) -> None:
         self.recorder.add(table, frames=frames, updates=self.updates, wall_s=self.wall_s, **values)
 
-    def _log_lives(self, episode: Episode, frames: int, *, evaluation: bool) -> None:
+    def _log_parts(self, episode: Episode, frames: int, *, evaluation: bool) -> None:
+        if episode.battle:
+            self._row("battles", frames, **episode.battle._asdict(), evaluation=evaluation)
         for number, life in enumerate(episode.lives):
             content = {"return": life.value, "length": life.length, "life": number, "evaluation": evaluation}
             self._row("lives", frames, **content)
@@ -151,7 +151,7 @@ class Session:
         for k in range(self.config.eval.episodes):
             e = self.member.evaluate(self.member.agent.player(policy_rng), number, k)
             self._row("eval", self.frames, **_columns_of(e), episode=k)
-            self._log_lives(e, self.frames, evaluation=True)
+            self._log_parts(e, self.frames, evaluation=True)
             values.append(e.value)
         self.evaluations += 1
         if self.progress:

@@ -70,7 +70,9 @@ def test_a_team_trains_in_one_shared_game_and_logs_what_each_ship_did(run_tiny: 
     first, second = (log.table("episodes") for log in reader.read_logs(out))
     assert len(first["return"]) == 4, "two games side by side, 400 steps each, 200 steps a game"
     assert np.array_equal(first["return"], second["return"]), "teammates share the game and its return"
-    battles = [log.table("battles") for log in reader.read_logs(out)]
+    both = [log.table("battles") for log in reader.read_logs(out)]
+    assert [b["evaluation"].tolist() for b in both] == [[0, 0, 1, 0, 0, 1]] * 2
+    battles = [{name: column[b["evaluation"] == 0] for name, column in b.items()} for b in both]
     assert all(((b["fire_fraction"] >= 0) & (b["fire_fraction"] <= 1)).all() for b in battles)
     assert not np.array_equal(battles[0]["shots"], battles[1]["shots"]), "but each flies a ship of its own"
     evaluations = [log.table("eval")["return"] for log in reader.read_logs(out)]

@@ -24,7 +24,7 @@ def recorder_at(path: Path) -> Recorder:
 def fill(recorder: Recorder, first: int = 0, last: int = ROWS) -> None:
     for i in range(first, last):
         clocks = {"frames": 10 * i, "updates": i, "wall_s": i / 8}
-        recorder.add("eval", **clocks, **{"return": i / 4, "length": i, "episode": 0})
+        recorder.add("eval", **clocks, **{"return": i / 4, "length": i, "episode": 0, "lives": 1})
         recorder.add("train", **clocks, td_loss=float(i))
     recorder.add("events", frames=3, updates=0, wall_s=0.5, time=1e9, level="info", text=f"from {first}, ünïcode")
 
@@ -69,7 +69,7 @@ def test_every_table_and_column_of_the_schema_is_there_with_its_unit_even_before
 def test_pandas_reads_a_table_as_the_schema_says(published: Path) -> None:
     with h5py.File(published) as file:
         frame = pandas.DataFrame({name: column[:] for name, column in file["eval"].items()})
-    assert list(frame.columns) == [*CLOCKS, "return", "length", "episode"]
+    assert list(frame.columns) == [*CLOCKS, "return", "length", "episode", "lives"]
     assert frame["return"].mean() == pytest.approx((ROWS - 1) / 8)
 
 
