@@ -61,7 +61,7 @@ def torch_device(choice: str, local_rank: int) -> torch.device:
     if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("runtime.device: cuda was asked for, torch sees none; set runtime.device: cpu or auto")
+        raise ValueError("runtime.device: cuda was asked for (or agent.device), torch sees none; set it to cpu or auto")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
@@ -235,12 +235,12 @@ def memory_problem(config: Config, need: int, agents: int, available: int | None
 def fingerprint(config: Config, spec: EnvSpec, agent: int) -> str:
     """What must be equal on all ranks of a team, as JSON: its lessons, and the course of its rounds."""
     settings = config.agent_of(agent)
+    compared = config.transfer.method != "none" or config.log.probe_size
+    support = {f"agent.{name}": getattr(settings, name) for name in ("atoms", "vmin", "vmax") if compared}
     return json.dumps(
         {
             "version": __version__,
-            "agent.atoms": settings.atoms,
-            "agent.vmin": settings.vmin,
-            "agent.vmax": settings.vmax,
+            **support,
             "env.observation": [list(spec.obs_shape), str(spec.obs_dtype)],
             "env.actions": spec.num_actions,
             "frames": config.frames,

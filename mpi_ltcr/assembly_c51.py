@@ -75,7 +75,7 @@ def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Call
     if settings.backend == "eager":
         return C51Agent
     if device.type != "cpu":
-        raise ConfigError("agent.backend: fused computes on the CPU; set runtime.device: cpu, or agent.backend: eager")
+        raise ConfigError("agent.backend: fused computes on the CPU; set agent.device: cpu, or agent.backend: eager")
     widths = settings.hidden if settings.torso == "mlp" else ()
     return functools.partial(
         FusedC51Agent, sizes=[int(np.prod(spec.obs_shape)), *widths, spec.num_actions * settings.atoms]

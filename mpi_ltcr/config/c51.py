@@ -19,6 +19,8 @@ class C51Config:
 
     backend: Literal["eager", "fused"] = "eager"
     """`eager`: torch's autograd, any network and device; `fused`: by hand in numpy, an MLP on the CPU, faster."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Of this agent alone; None: as `runtime.device` says for all."""
     torso: Literal["mlp", "linear", "nature"] = "mlp"
     """Layers between observation and atoms. `linear`: none, LTCR Eq. 5; `nature`: the CNN for pictures (ref)."""
     hidden: tuple[PositiveInt, ...] = (128, 128)

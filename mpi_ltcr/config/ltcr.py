@@ -31,7 +31,7 @@ class Config:
     env: EnvConfig = EnvConfig()
     agent: C51Config = C51Config()
     agents: list[dict[str, Any]] = field(default_factory=list)
-    """For unlike agents: one mapping per rank of what differs from `agent`, e.g. `[{}, {hidden: [64]}]`."""
+    """For unlike agents: one mapping per rank of what differs from `agent`, e.g. `[{}, {n_step: 3, device: cpu}]`."""
     transfer: TransferConfig = TransferConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
@@ -41,19 +41,7 @@ class Config:
     def __post_init__(self) -> None:
         check_numbers(self)
         check_names(self.name, self.out)
-        everyone = range(max(1, len(self.agents)))
-        for index in everyone:
-            self.agent_of(index)
-        shared = ["update_period", "reward_scale", "reward_clip", "discount"]
-        if self.transfer.method != "none":
-            shared += ["atoms", "vmin", "vmax"]
-        for name in shared:
-            values = [getattr(self.agent_of(index), name) for index in everyone]
-            require(
-                len(set(values)) == 1,
-                f"agents: agent.{name} must be the same for all who teach each other, got {values}; "
-                "set it once, under agent",
-            )
+        self._check_agents()
         frames = self.round_frames
         require(self.env.shared or self.env.copies == 1, "env.copies: several games need env.shared: true")
         require(
@@ -74,6 +62,27 @@ class Config:
                 f"{name}: {value} is not a whole number of rounds of {frames} frames "
                 f"(transfer.cycle x agent.update_period); the nearest is {near}",
             )
+
+    def _check_agents(self) -> None:
+        """What unlike agents must have in common. All else is free: networks, extensions, steps, devices, ..."""
+        team = [self.agent_of(index) for index in range(max(1, len(self.agents)))]
+        teach = self.transfer.method != "none"
+        common = {"update_period": "rounds go in step for all"}
+        if teach or self.log.probe_size:
+            because = "lessons are masses of the same atoms" if teach else "log.probe_size compares them, 0 does not"
+            common |= dict.fromkeys(("atoms", "vmin", "vmax"), because)
+        if teach:  # a lesson is the distribution of the student's own return, too
+            common |= dict.fromkeys(("discount", "reward_scale", "reward_clip"), "lessons are of the same returns")
+        for name, because in common.items():
+            values = [getattr(settings, name) for settings in team]
+            require(
+                len(set(values)) == 1,
+                f"agents: agent.{name} must be the same for all, got {values}: {because}; set it once, under agent",
+            )
+
+    def device_of(self, index: int) -> str:
+        """Where one agent computes: auto, cpu or cuda."""
+        return self.agent_of(index).device or self.runtime.device
 
     @property
     def round_frames(self) -> int:

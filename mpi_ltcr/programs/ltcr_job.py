@@ -27,7 +27,7 @@ def prepare_ltcr(
     """Collective. This rank's member of the team; raises JobError if the members cannot understand each other."""
     role = roles(comm.size)[comm.rank]
     local, _ = runtime.local_rank(comm)
-    device = together(service, lambda: assembly.torch_device(config.runtime.device, local))
+    device = together(service, lambda: assembly.torch_device(config.device_of(role.agent), local))
     together(service, lambda: _check_memory(config, comm, role))
     rivals = _agree_on_rivals(config, service)
     own = Service(comm, role.agent)

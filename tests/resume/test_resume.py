@@ -45,7 +45,7 @@ TEAMS = {
     "two, each teacher its own sample": Team(
         2, "ltcr-cartpole-9-1", ("--transfer.subset", "per_teacher", "--transfer.upload_probability", "0.5"), "rank 0"
     ),
-    "three, averaged": Team(3, "ltcr-cartpole-9-1", ("--transfer.target", "mean"), "mpirun"),
+    "three unlike ones, averaged": Team(3, "ltcr-cartpole-mixed-9-1", ("--transfer.target", "mean"), "mpirun"),
 }
 
 Runs = Callable[[str], Path]
@@ -161,7 +161,7 @@ def test_the_comparison_looks_at_everything_that_makes_a_run_and_sees_a_differen
 # Exactness
 
 
-@pytest.mark.parametrize("name", ["alone", "two, each teacher its own sample", "three, averaged"])
+@pytest.mark.parametrize("name", ["alone", "two, each teacher its own sample", "three unlike ones, averaged"])
 def test_a_killed_and_resumed_run_equals_the_whole_one_bit_for_bit(
     name: str, whole: Runs, cut: Runs, mpirun: Runner, tmp_path: Path
 ) -> None:

@@ -187,6 +187,18 @@ CASES = {
     "an infinity in an agent": team("--agents", "[{}, {lr: .inf}]", says=["agents[1]", "lr", "inf"]),
     "an agent with another support": team("--agents", "[{}, {atoms: 21}]", says=["agents", "agent.atoms", "51, 21"]),
     "an agent with another discount": team("--agents", "[{}, {discount: 0.5}]", says=["agents", "agent.discount"]),
+    "an agent with another reward": team(
+        "--agents", "[{}, {reward_scale: 0.1}]", says=["agents", "agent.reward_scale"]
+    ),
+    "an agent with rounds of its own": team("--agents", "[{}, {update_period: 4}]", says=["agents", "update_period"]),
+    "an agent that takes no step": team("--agents", "[{}, {n_step: 0}]", says=["agents[1].n_step", "0"]),
+    "an agent with noise by hand": team(
+        "--agents", "[{}, {backend: fused, noisy: 0.5}]", says=["agents[1]", "agent.noisy", "agent.backend: eager"]
+    ),
+    "an unknown device of an agent": team("--agents", "[{}, {device: tpu}]", says=["agents[1].device", "tpu"]),
+    "supports that the probe cannot compare": alone(
+        "--agents", "[{}, {atoms: 21}]", says=["agents", "agent.atoms", "log.probe_size"], ranks=2
+    ),
     # the environment
     "an unknown environment": alone("--env.id", "CartPole-v7", says=["env.id", "CartPole-v7", "CartPole-v1"]),
     "an environment of ours without its prefix": alone(

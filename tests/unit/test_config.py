@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpi_ltcr.config import C51Config, Config, ConfigError, TransferConfig
+from mpi_ltcr.config import C51Config, Config, ConfigError, LogConfig, RuntimeConfig, TransferConfig
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,34 @@ def test_a_list_of_agents_fixes_the_size_of_the_team() -> None:
 
 def test_independent_learners_may_have_unlike_supports_but_count_the_same_frames() -> None:
     alone = TransferConfig(method="none", revisit=1, digest=0)
-    config = Config(transfer=alone, agents=[{"vmax": 50.0}, {"atoms": 21}])
+    unlike = [{"vmax": 50.0, "discount": 0.9}, {"atoms": 21, "reward_scale": 0.1}]
+    config = Config(transfer=alone, agents=unlike, log=LogConfig(probe_size=0))
     assert (config.agent_of(0).vmax, config.agent_of(1).atoms) == (50.0, 21)
+    with pytest.raises(ConfigError, match=r"agent\.atoms.*log\.probe_size"):
+        Config(transfer=alone, agents=unlike)
     with pytest.raises(ConfigError, match="update_period"):
         Config(transfer=alone, agents=[{}, {"update_period": 4}])
+
+
+def test_teammates_may_differ_in_everything_but_their_lessons_and_their_rounds() -> None:
+    common = {"update_period", "atoms", "vmin", "vmax", "discount", "reward_scale", "reward_clip"}
+    others = {
+        "backend": "fused", "device": "cuda", "torso": "linear", "hidden": (7,), "double": True, "n_step": 3,
+        "lr": 0.5, "adam_eps": 0.1, "grad_clip": 1.0, "batch": 2, "replay_capacity": 900, "warmup": 3,
+        "prioritised": True, "priority_omega": 0.1, "beta_start": 0.1, "beta_frames": 3, "target_period": 3,
+        "epsilon_start": 0.5, "epsilon_end": 0.3, "epsilon_frames": 3,
+    }  # fmt: skip
+    Config(agents=[{}, others, {"dueling": True, "noisy": 0.5}])
+    fields = {f.name: f.default for f in dataclasses.fields(C51Config)}
+    assert set(fields) == common | set(others) | {"dueling", "noisy"}
+    for name in common:
+        with pytest.raises(ConfigError, match=rf"agents: agent\.{name} must be the same for all"):
+            Config(agents=[{}, {name: fields[name] + 1 if name != "discount" else 0.5}])
+
+
+def test_an_agent_computes_where_it_says_and_the_others_where_the_run_says() -> None:
+    config = Config(agents=[{}, {"device": "cuda"}, {"device": "cpu"}], runtime=RuntimeConfig(device="auto"))
+    assert [config.device_of(index) for index in range(3)] == ["auto", "cuda", "cpu"]
 
 
 def test_a_configuration_cannot_be_changed_once_it_was_checked() -> None:
