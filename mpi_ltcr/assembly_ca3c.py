@@ -12,6 +12,7 @@ import torch
 
 from mpi_ltcr import envs, options
 from mpi_ltcr.agents.a3c import A3CAgent
+from mpi_ltcr.agents.a3c_fused import FusedA3CAgent
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.config import A3CConfig, AlignConfig, CA3CConfig, ConfigError, TaskConfig, TeacherConfig
@@ -247,7 +248,7 @@ def build_worker(
     net = build_network(settings, spec, torch.Generator())
     flat = flatten(net)
     push = functools.partial(PushStepper, grad_clip=settings.grad_clip)
-    agent = A3CAgent(
+    agent = (FusedA3CAgent if settings.backend == "fused" else A3CAgent)(
         spec=spec,
         net=net,
         flat=flat,

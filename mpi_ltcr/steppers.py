@@ -139,6 +139,12 @@ class PushStepper:
         self.stage(self.flat.grads.numpy())
         return norm
 
+    def follow(self, loss: float) -> float:
+        """As `step`, of the gradient that stands in `flat.grads` already."""
+        norm = clipped(self.flat, loss, self.grad_clip, self.name)
+        self.stage(self.flat.grads.numpy())
+        return norm
+
     def state(self) -> State:
         return {}
 

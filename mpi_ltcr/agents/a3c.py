@@ -11,7 +11,7 @@ import torch
 from mpi_ltcr.formulas import actor_critic, distillation
 from mpi_ltcr.interfaces import EnvSpec, Metrics, Policy, Rollout, State, Stepper, Transition
 from mpi_ltcr.nets.flat import FlatParameters
-from mpi_ltcr.nets.universe import Outputs, RecurrentActorCritic
+from mpi_ltcr.nets.universe import Outputs, RecurrentActorCritic, RecurrentState
 
 
 class A3CAgent:
@@ -48,31 +48,27 @@ class A3CAgent:
         self.discount, self.gae_lambda = float(discount), float(gae_lambda)
         self.value_coef, self.entropy_coef = float(value_coef), float(entropy_coef)
         self.frames = 0
-        self.recurrent = net.initial_state()
+        self.recurrent: RecurrentState = net.initial_state()
         self._first = True
         self._steps: list[Transition] = []
         self._start = self.recurrent
 
     # Acting: lines 4 to 15
 
-    @torch.no_grad()
     def act(self, obs: np.ndarray) -> int:
         """An action drawn from softmax(policy logits); advances the recurrent state."""
-        out, self.recurrent = self.net.step(self._obs(obs[None]), self.recurrent)
-        return draw(out.policy[0].numpy(), self.explore_rng)
+        logits, _, self.recurrent = self._look(obs, self.recurrent)
+        return draw(logits, self.explore_rng)
 
     def observe(self, transition: Transition) -> None:
         """Append a step to the running rollout."""
         self._steps.append(transition)
         self.frames += 1
 
-    @torch.no_grad()
     def finish(self, *, over: bool) -> Rollout:
         """Close the running rollout; `over`: its episode has ended. Line 16, and the start of the next."""
         last = self._steps[-1]
-        bootstrap = 0.0
-        if last.discount != 0:
-            bootstrap = float(self.net.step(self._obs(last.next_obs[None]), self.recurrent)[0].value)
+        bootstrap = 0.0 if last.discount == 0 else self._look(last.next_obs, self.recurrent)[1]
         rollout = Rollout(
             obs=np.stack([t.obs for t in self._steps]),
             actions=np.array([t.action for t in self._steps], np.int64),
@@ -91,13 +87,18 @@ class A3CAgent:
         """The policy itself for one episode, with a recurrent state of its own."""
         recurrent = self.net.initial_state()
 
-        @torch.no_grad()
         def policy(obs: np.ndarray) -> int:
             nonlocal recurrent
-            out, recurrent = self.net.step(self._obs(obs[None]), recurrent)
-            return draw(out.policy[0].numpy(), rng)
+            logits, _, recurrent = self._look(obs, recurrent)
+            return draw(logits, rng)
 
         return policy
+
+    @torch.no_grad()
+    def _look(self, obs: np.ndarray, recurrent: RecurrentState) -> tuple[np.ndarray, float, RecurrentState]:
+        """At one observation (*obs): policy logits (A,), its value, and the next recurrent state."""
+        out, after = self.net.step(self._obs(obs[None]), recurrent)
+        return out.policy[0].numpy(), float(out.value), after
 
     # Learning: lines 16 to 24, and 31
 

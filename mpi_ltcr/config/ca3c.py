@@ -17,6 +17,8 @@ from mpi_ltcr.config.common import CheckpointConfig, EnvConfig, LogConfig, Runti
 class A3CConfig:
     """Asynchronous advantage actor-critic (CDRL 3.2, constants of the authors' code)."""
 
+    backend: Literal["eager", "fused"] = "eager"
+    """`eager`: torch's autograd; `fused`: the same by hand in numpy, equal to rounding, faster."""
     torso: Literal["universe", "mlp"] = "universe"
     """Layers before the LSTM: the convolutions for 42x42 frames, or an MLP for vectors."""
     hidden: tuple[PositiveInt, ...] = (64,)
