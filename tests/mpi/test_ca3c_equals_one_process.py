@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from ca3c_helpers import POLE, POLE3, TOYS, certificate, config_file, differences, saved
+from ca3c_helpers import POLE, POLE3, TINY, TOYS, certificate, config_file, differences, saved
 
 from mpi_ltcr import assembly_ca3c as assembly
 from mpi_ltcr import envs, options
@@ -132,19 +132,20 @@ def teachers_of(tmp_path: Path, case: str) -> list[dict[str, Any]]:
 
 
 CASES = {
-    "a worker and a server": ("alone", "dedicated"),
-    "a worker that serves itself": ("alone", "shared"),
-    "two teachers, aligned and distilled online": ("online", "dedicated"),
-    "two teachers, aligned and distilled online, on one rank": ("online", "shared"),
-    "a teacher of the policy layer, without alignment": ("identity", "shared"),
+    "a worker and a server": ("alone", "dedicated", "eager"),
+    "a worker that serves itself": ("alone", "shared", "eager"),
+    "two teachers, aligned and distilled online": ("online", "dedicated", "eager"),
+    "two teachers, aligned and distilled online, on one rank": ("online", "shared", "fused"),
+    "a teacher of the policy layer, without alignment": ("identity", "shared", "eager"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_worker_equals_algorithm_1_in_one_process_bit_for_bit(case, mpirun, tmp_path: Path):
-    kind, server = CASES[case]
+    kind, server, backend = CASES[case]
     task = {**POLE, "teachers": teachers_of(tmp_path, kind)}
-    path = config_file(tmp_path, "run.yaml", frames=200, tasks=[task], server=server)
+    agent = {**TINY["agent"], "backend": backend}
+    path = config_file(tmp_path, "run.yaml", frames=200, tasks=[task], server=server, agent=agent)
     run = tmp_path / "run"
     argv = ["-m", "mpi_ltcr", "train", "--config", str(path), "--out", str(run)]
     done = mpirun(2 if server == "dedicated" else 0, argv, timeout=110, env=TOYS)

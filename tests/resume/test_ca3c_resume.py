@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ca3c_helpers import TOYS, certificate, config_file, differences, saved
+from ca3c_helpers import TINY, TOYS, certificate, config_file, differences, saved
 
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.reader import open_log
@@ -80,12 +80,13 @@ def assert_equal_runs(one: Path, two: Path, rank: int) -> None:
     assert logs_differ(one / "logs" / f"agent{rank:04d}.h5", two / "logs" / f"agent{rank:04d}.h5") == []
 
 
-@pytest.mark.parametrize("server", ["dedicated", "shared"])
-def test_a_killed_run_of_one_worker_goes_on_to_the_bits_of_one_that_was_not(server, mpirun, tmp_path):
+@pytest.mark.parametrize(("server", "backend"), [("dedicated", "eager"), ("shared", "fused")])
+def test_a_killed_run_of_one_worker_goes_on_to_the_bits_of_one_that_was_not(server, backend, mpirun, tmp_path):
     """With a certificated teacher, whose recurrent state must go on too, and an alignment network."""
     teacher = {"task": "pole", "checkpoint": str(certificate(tmp_path / "teacher")), "t1": 50, "t2": 150}
     task = mortal(tmp_path, teachers=[teacher])
-    path = config_file(tmp_path, "run.yaml", frames=400, tasks=[task], server=server)
+    agent = {**TINY["agent"], "backend": backend}
+    path = config_file(tmp_path, "run.yaml", frames=400, tasks=[task], server=server, agent=agent)
     ranks, rank = (2, 1) if server == "dedicated" else (0, 0)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     done = mpirun(ranks, train(path, killed), timeout=LIMIT, env=TOYS)
