@@ -37,6 +37,7 @@ class FusedA3CAgent(A3CAgent):
         self._unrolled: tuple[Rollout, dict[str, np.ndarray]] | None = None
 
     def load_weights(self, values: np.ndarray) -> None:
+        """As A3CAgent; what was unrolled before is forgotten."""
         super().load_weights(values)
         self._unrolled = None
 
