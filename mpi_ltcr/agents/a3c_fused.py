@@ -79,7 +79,9 @@ class FusedA3CAgent(A3CAgent):
     def mimic(self, rollout: Rollout, aligned: torch.Tensor, temperature: float, layer: str) -> Metrics:
         """As A3CAgent."""
         log_q = log_softmax(self._unroll(rollout)[layer][:, 0])
-        log_p = log_softmax(aligned.detach().numpy() / temperature)
+        log_p = log_softmax(
+            aligned.detach().numpy() / float(temperature)
+        )  # numpy takes a subclass of float for a float64
         p = np.exp(log_p)
         loss = float((p * (log_p - log_q)).sum() / len(p))
         self.fused.backward({layer: (np.exp(log_q) - p) / len(p)})
