@@ -1,18 +1,17 @@
-"""The command line: train, resume, eval, status, verify, presets."""
+"""The command line: train, resume, launch, eval, status, verify, presets."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import importlib
 import os
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from mpi_ltcr import __version__, options
 from mpi_ltcr.comm import launch
 from mpi_ltcr.config import Config, ConfigError
+from mpi_ltcr.verbs.checks import Parser, check_env, check_out, complain, require_run
 
 HELP = """usage: mpi-ltcr VERB ...
 
@@ -23,13 +22,14 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
   mpi-ltcr train ltcr-cartpole-9-1 --plan               who does what, sizes; starts nothing
   mpi-ltcr train ltcr-cartpole-9-1 --print_config       the whole configuration as YAML
   mpirun -n 2 mpi-ltcr resume runs/a                    go on from the last whole checkpoint
+  mpi-ltcr launch -n 2 --max-restarts 3 -- train ltcr-cartpole-9-1     finds mpirun, goes on after a crash
   mpi-ltcr status runs/a [--json] [--exit-code]         what it is doing
   mpi-ltcr verify runs/a                                every hash, every file
   mpi-ltcr eval runs/a --agent 0 --episodes 30          play with a trained agent
   mpi-ltcr eval runs/team --video game.gif              film a game of a team (.gif or .mp4)
 
 `mpi-ltcr VERB --help` tells more. Exit codes: 0 completed, 2 bad input, 65 unusable checkpoint, 70 internal error,
-74 disk, 77 environment refused, 85 stopped on a signal and saved.
+74 disk, 75 hang or lost rank, 77 environment refused, 85 stopped on a signal and saved.
 """
 
 
@@ -49,19 +49,6 @@ def main(arguments: list[str] | None = None) -> None:
         complain(str(error))
         launch.let_rank0_leave_first()
         sys.exit(2)
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one line, like everything else."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
-
-
-def complain(message: str) -> None:
-    """One line for the whole job, whoever of the ranks sees the error."""
-    if launch.rank() == 0:
-        print(f"mpi-ltcr: error: {message}", file=sys.stderr, flush=True)
 
 
 def train(arguments: list[str]) -> None:
@@ -113,38 +100,6 @@ def run_job(config: Config, resumed: Path | None = None, force_unlock: bool = Fa
     runtime.leave(code)
 
 
-def check_env(config: Config) -> None:
-    """Raise ConfigError unless the environment exists, can be made, and suits the agents; and so its enemies."""
-    from mpi_ltcr import envs, rivals
-
-    try:
-        for env in config.environments():
-            made = envs.make(env.id, rivals.without_policies(env))
-            made.close()
-            if isinstance(config, Config):
-                config.check_sight(envs.spec_of(env.id, made).obs_shape)
-    except envs.EnvError as error:
-        raise ConfigError(str(error)) from None
-    if isinstance(config, Config):
-        rivals.find(config)
-
-
-def require_run(run: Path) -> None:
-    """Raise ConfigError unless a run lies there."""
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"{run}: not a run directory (no config.yaml); mpi-ltcr train makes one")
-
-
-def check_out(config: Config) -> None:
-    """Raise ConfigError if the run directory cannot be made; the binding check is made again when it is."""
-    out = Path(config.out or "runs")
-    if config.out and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"out: {out} exists already; choose another --out, or: mpi-ltcr resume {out}")
-    parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"out: {out} cannot be made, {parent} is no writable directory; choose another --out")
-
-
 def evaluate(arguments: list[str]) -> None:
     """Play with a trained agent of a run, or its team, and print the returns; film them if asked to."""
     parser = Parser("mpi-ltcr eval", description=evaluate.__doc__)
@@ -175,49 +130,6 @@ def evaluate(arguments: list[str]) -> None:
         sys.exit(error.code)
 
 
-def status(arguments: list[str]) -> None:
-    """Print what a run is doing, from its published files alone."""
-    parser = Parser("mpi-ltcr status", description=status.__doc__)
-    parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--json", action="store_true", help="print status.json")
-    parser.add_argument("--exit-code", action="store_true", help="exit as the run did; 1 while it has not ended")
-    asked = parser.parse_args(arguments)
-    from mpi_ltcr.archive.rundir import RunDirectory
-
-    content = RunDirectory(asked.run).read_status()
-    if not {"state", "heartbeat"} <= set(content):
-        raise ConfigError(f"{asked.run}: no readable status.json; not a run directory")
-    if asked.json:
-        print(json.dumps(content))
-    else:
-        age = time.time() - content["heartbeat"]
-        print(
-            f"{asked.run}: {content['state']} at frame {content.get('frames', 0)}, attempt {content.get('attempt', 1)}"
-        )
-        print(f"last checkpoint: frame {content.get('checkpoint', 'none yet')}; last heartbeat {age:.0f} s ago")
-        if content.get("error"):
-            print(content["error"])
-    if asked.exit_code:
-        sys.exit(content.get("exit_code", 1))
-
-
-def verify(arguments: list[str]) -> None:
-    """Check every file of a run: hashes of all checkpoints, logs that open and hold what the schema says."""
-    parser = Parser("mpi-ltcr verify", description=verify.__doc__)
-    parser.add_argument("run", type=Path, help="the run directory")
-    asked = parser.parse_args(arguments)
-    from mpi_ltcr.archive.verification import verify_run
-
-    require_run(asked.run)
-    problems = 0
-    for name, problem in verify_run(asked.run):
-        print(f"{'FAULT' if problem else 'ok   '} {name}{': ' + problem if problem else ''}")
-        problems += bool(problem)
-    if problems:
-        complain(f"{asked.run}: {problems} faulty; resume uses the newest whole checkpoint")
-        sys.exit(65)
-
-
 def presets(arguments: list[str]) -> None:
     """List the presets that come with the program."""
     Parser("mpi-ltcr presets", description=presets.__doc__).parse_args(arguments)
@@ -225,12 +137,22 @@ def presets(arguments: list[str]) -> None:
         print(f"{name:28s}{options.preset_summary(name)}")
 
 
+def _in_verbs(name: str) -> Callable[[list[str]], None]:
+    """A verb that has a file of its own, loaded only when it is used: `presets` needs no MPI library."""
+
+    def verb(arguments: list[str]) -> None:
+        getattr(importlib.import_module(f"mpi_ltcr.verbs.{name}"), name)(arguments)
+
+    return verb
+
+
 VERBS = {
     "train": train,
     "resume": resume,
+    "launch": _in_verbs("launch"),
     "eval": evaluate,
-    "status": status,
-    "verify": verify,
+    "status": _in_verbs("status"),
+    "verify": _in_verbs("verify"),
     "presets": presets,
 }
 

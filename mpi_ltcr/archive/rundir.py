@@ -108,6 +108,15 @@ class RunDirectory:
         if (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
             path.unlink(missing_ok=True)
 
+    def owner(self) -> str:
+        """Of the lock: "alive", "gone", "elsewhere" (on another host, so that we cannot know), or "none"."""
+        holder = _read_json(self.root / "run.lock")
+        if not holder:
+            return "none"
+        if holder.get("host") != socket.gethostname():
+            return "elsewhere"
+        return "alive" if _alive(holder) else "gone"
+
     def write_status(self, **fields: Any) -> None:
         """Merge fields into status.json, atomically, with a fresh heartbeat."""
         write_json(self.status, {**self.read_status(), **fields, "heartbeat": round(time.time(), 3)})

@@ -163,6 +163,8 @@ def leave(code: int) -> None:
     """End this process in order, MPI included."""
     guard.finished = True
     watchdog.stop()
+    for number in STOP_SIGNALS:  # Python takes its own handlers down before the process ends
+        signal.signal(number, signal.SIG_IGN)
     if not MPI.Is_initialized() or MPI.COMM_WORLD.size < launch.size():
         launch.let_rank0_leave_first()
     elif not MPI.Is_finalized():
@@ -170,6 +172,7 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ECHO_S = 0.5
 """One Ctrl-C may reach a rank twice, from the terminal and from the launcher."""
 
@@ -183,8 +186,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: str | None = None
         self._at = 0.0
-        for name in ("SIGUSR1", "SIGTERM", "SIGINT", "SIGHUP"):
-            signal.signal(getattr(signal, name), self._note)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         name, now = signal.Signals(number).name, time.monotonic()

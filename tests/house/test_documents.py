@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from mpi_ltcr import cli
+from mpi_ltcr.verbs.launch import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -86,7 +87,16 @@ def words_of(line: str) -> list[str]:
 
 
 def command_of(place: str, words: list[str]) -> Command | None:
-    """What a line of a shell asks of us, if anything. Variables have been filled in."""
+    """What a line of a shell asks of us, if anything; of `mpi-ltcr launch`, what it launches."""
+    command = shell_command_of(place, words)
+    if command is None or command.argv[0] != "launch":
+        return command
+    at = command.argv.index("--")
+    return Command(place, make_parser().parse_args(command.argv[1:at]).n, command.argv[at + 1 :])
+
+
+def shell_command_of(place: str, words: list[str]) -> Command | None:
+    """What a line of a shell asks of us. Variables have been filled in."""
     ranks = 1
     words = list(itertools.takewhile(lambda word: word not in SHELL and word[0] not in "<>", filter(None, words)))
     names = [Path(word).name for word in words]

@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "assembly_ca3c": EVERYTHING | {"options", "assembly"},
     "programs": {"interfaces", "interaction", "assembly", "assembly_c51", "assembly_ca3c", "comm", "archive"}
     | {"formulas", "config", "options", "seeds", "envs", "transfer", "rivals"},
-    "cli": {"config", "options", "comm", "programs", "archive", "envs", "rivals"},
+    "verbs": {"config", "options", "comm", "programs", "archive", "envs", "rivals"},
+    "cli": {"config", "options", "comm", "programs", "archive", "verbs"},
 }
 """Room (a folder, or a file beside them) -> rooms that it may import from, besides itself."""
 
@@ -68,7 +69,18 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 """Third parties that have one place."""
 
-WITHOUT_TORCH = {"interfaces", "seeds", "memory", "envs", "comm", "archive", "interaction", "cli", "rivals"} | CONFIG
+WITHOUT_TORCH = {
+    "interfaces",
+    "seeds",
+    "memory",
+    "envs",
+    "comm",
+    "archive",
+    "interaction",
+    "cli",
+    "rivals",
+    "verbs",
+} | CONFIG
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -307,6 +307,18 @@ CASES = {
     "eval of what is missing": Case(["eval", "missing"], ["missing", "config.yaml"]),
     "eval of no episode": Case(["eval", "run", "--episodes", "0"], ["--episodes", "0"]),
     "eval of a text of episodes": Case(["eval", "run", "--episodes", "x"], ["--episodes", "x"]),
+    "launch without ranks": Case(["launch", "--", "train", ALONE], ["-n"]),
+    "launch of nothing": Case(["launch", "-n", "2"], ["launch", "mpi-ltcr launch -n 2 -- train PRESET"]),
+    "launch of a verb without ranks": Case(["launch", "-n", "2", "--", "status", "run"], ["launch", "status"]),
+    "launch on no ranks": Case(["launch", "-n", "0", "--", "train", ALONE], ["-n", "at least 1"]),
+    "launch on too few ranks": Case(["launch", "-n", "1", "--", "train", TEAM], ["transfer.method", "mpirun -n 2"]),
+    "launch with a typo behind --": Case(["launch", "-n", "2", "--", "train", TEAM, "--frmes", "9"], ["frames?"]),
+    "launch with a typo before --": Case(["launch", "-n", "2", "--max-restart", "1", "--", "train", TEAM], ["launch"]),
+    "negative restarts": Case(
+        ["launch", "-n", "2", "--max-restarts", "-1", "--", "train", TEAM], ["--max-restarts", "0 or more"]
+    ),
+    "launch of a plan": Case(["launch", "-n", "2", "--", "train", TEAM, "--plan"], ["--plan", "leave launch out"]),
+    "launch that resumes nothing": Case(["launch", "-n", "2", "--", "resume", "missing"], ["missing", "config.yaml"]),
     "status of what is missing": Case(["status", "missing"], ["missing", "status.json"]),
     "status of strange contents": Case(["status", "damaged"], ["damaged", "status.json"]),
     "status of two runs": Case(["status", "run", "run"], ["run"]),

