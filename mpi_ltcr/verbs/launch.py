@@ -3,9 +3,10 @@
     mpi-ltcr launch -n 2 -- train ltcr-cartpole-9-1
     mpi-ltcr launch -n 2 --max-restarts 3 -- resume runs/a
 
-mpirun runs in a session of its own, so that a Ctrl-C in a terminal reaches this process alone. SIGINT, SIGTERM, SIGHUP
-and SIGUSR1 are all handed on as SIGUSR1, the one signal that both MPIs' launchers forward: the ranks save and leave
-with exit code 85. A second Ctrl-C ends the job at once. If this process itself is killed, mpirun gets the same SIGUSR1.
+It gives mpirun a session of its own, so that a Ctrl-C in a terminal reaches this process alone. SIGINT, SIGTERM,
+SIGHUP and SIGUSR1 are all handed on as SIGUSR1, the one signal that both MPIs' launchers forward: the ranks save and
+leave with exit code 85. A second Ctrl-C ends the job at once. If this process itself is killed, mpirun gets the same
+SIGUSR1.
 
 How an attempt ended is read from status.json, since a launcher's own exit code can be wrong. After a crash (70, or 75:
 hung, or killed without a word) `--max-restarts` times the run goes on from its last whole checkpoint; never after a
