@@ -52,19 +52,6 @@ class Member(NamedTuple):
     probe_states: np.ndarray
 
 
-def torch_device(choice: str, local_rank: int) -> torch.device:
-    """The device of a rank: the GPU of its number on the node (ranks beyond the last GPU share), or the CPU.
-
-    Raises:
-        ValueError: cuda was asked for and there is none.
-    """
-    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("runtime.device: cuda was asked for (or agent.device), torch sees none; set it to cpu or auto")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
-
-
 def build_member(
     config: Config, role: Role, service: Service, device: torch.device, rivals: Rivals | None = None
 ) -> Member:
@@ -73,7 +60,16 @@ def build_member(
     env, probe_env = (envs.make(config.env.id, without_policies(config.env)) for _ in range(2))
     spec = envs.spec_of(config.env.id, env)
     settings = config.agent_of(role.agent)
-    agent = build_c51(settings, spec, seeds, role.agent, device, config.eval.epsilon, config.transfer.speak_net)
+    agent = build_c51(
+        settings,
+        spec,
+        seeds,
+        role.agent,
+        device,
+        config.eval.epsilon,
+        config.transfer.speak_net,
+        config.runtime.precision,
+    )
     if config.env.shared:
         snapshots = build_snapshots(rivals, spec, role.agent, agent.weights) if rivals else None
         loop, evaluate_episode = _shared_loop(config, settings, role, service, env, seeds, snapshots)

@@ -36,10 +36,12 @@ def build_c51(
     device: torch.device,
     eval_epsilon: float,
     speak_net: str,
+    precision: str = "fp32",
 ) -> C51Agent:
-    """Agent number `index`, with weights drawn from its own branch of the seed tree."""
+    """Agent number `index`, with weights drawn from its own branch of the seed tree; it computes in `precision`."""
     generator = torch.Generator().manual_seed(seeds.integer(index, "weights"))
     net, target_net = (build_net(settings, spec, generator).to(device) for _ in range(2))
+    net.bf16 = target_net.bf16 = precision == "bf16"
     flat, target_flat = flatten(net), flatten(target_net)
     noise_rng = seeds.generator(index, "noise")
     stepper = functools.partial(

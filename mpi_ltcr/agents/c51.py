@@ -234,7 +234,10 @@ class C51Agent:
             self.target_flat.values.copy_(self.flat.values)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.support.device)
+        """On the learning device. To a GPU through pinned memory, so that the CPU need not wait for the copy."""
+        tensor = torch.from_numpy(array)
+        device = self.support.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
     def _obs(self, obs: np.ndarray) -> torch.Tensor:
         """(N, *obs) in the environment's dtype -> scaled float32 on the learning device."""

@@ -61,6 +61,7 @@ class AlignConfig:
     def __post_init__(self) -> None:
         check_numbers(self)
         check_names(self.name, self.out)
+        require(self.runtime.precision == "fp32", "runtime.precision: alignment networks compute in fp32 only")
         require(self.frames >= 2 * self.batch, f"frames: {self.frames} is less than two of batch: {self.batch}")
 
     def environments(self) -> list[EnvConfig]:

@@ -143,6 +143,7 @@ class CA3CConfig:
         check_numbers(self)
         check_names(self.name, self.out)
         require(self.runtime.device != "cuda", "runtime.device: cA3C learns on the CPU; set it to cpu or auto")
+        require(self.runtime.precision == "fp32", "runtime.precision: cA3C computes in fp32 only")
         require(len(self.tasks) > 0, "tasks: name at least one; see mpi_ltcr/presets/a3c-pong.yaml")
         names = [task.name for task in self.tasks]
         require(len(set(names)) == len(names), f"tasks.name: {names} are not all different")

@@ -64,6 +64,8 @@ class RuntimeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: the GPU of the rank's number on its node where there is one, the CPU otherwise."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of LTCR's networks; `bf16`: products of half the size, where the device has them (ref)."""
     threads: PositiveInt = 1
     """Torch threads of each rank."""
     patience_s: PositiveFloat = 600.0

@@ -66,6 +66,10 @@ class Config:
     def _check_agents(self) -> None:
         """What unlike agents must have in common. All else is free: networks, extensions, steps, devices, ..."""
         team = [self.agent_of(index) for index in range(max(1, len(self.agents)))]
+        require(
+            self.runtime.precision == "fp32" or all(settings.backend == "eager" for settings in team),
+            f"runtime.precision: {self.runtime.precision} needs agent.backend: eager; fused computes in fp32",
+        )
         teach = self.transfer.method != "none"
         common = {"update_period": "rounds go in step for all"}
         if teach or self.log.probe_size:

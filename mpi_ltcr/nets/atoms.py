@@ -18,7 +18,11 @@ class AtomNetwork(nn.Module):
         super().__init__()
         self.actions, self.atoms = actions, atoms
         self.torso, self.head = torso, head
+        self.bf16 = False
+        """Whether matrix products and convolutions are of bfloat16. Weights, their gradients and what comes out are
+        float32 in any case: so are losses, optimisers and everything that is sent or saved."""
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.torso(obs))
-        return logits.view(-1, self.actions, self.atoms)
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
+            logits: torch.Tensor = self.head(self.torso(obs))
+        return logits.float().view(-1, self.actions, self.atoms)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpi_ltcr import assembly, envs
+from mpi_ltcr import assembly, devices, envs
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.comm import node, runtime
@@ -18,7 +18,7 @@ from mpi_ltcr.config import Config, require
 from mpi_ltcr.programs.job import Program, Start, place, together
 from mpi_ltcr.programs.ltcr import ltcr
 from mpi_ltcr.programs.session import Session
-from mpi_ltcr.rivals import Rivals, find
+from mpi_ltcr.rivals import Rivals, find, without_policies
 
 
 def prepare_ltcr(
@@ -27,7 +27,9 @@ def prepare_ltcr(
     """Collective. This rank's member of the team; raises JobError if the members cannot understand each other."""
     role = roles(comm.size)[comm.rank]
     local, _ = runtime.local_rank(comm)
-    device = together(service, lambda: assembly.torch_device(config.device_of(role.agent), local))
+    device = together(service, lambda: devices.torch_device(config.device_of(role.agent), local))
+    together(service, lambda: devices.check_precision(config.runtime.precision, device))
+    on_gpus, _ = node.total_of_node(comm, device.type == "cuda")
     together(service, lambda: _check_memory(config, comm, role))
     rivals = _agree_on_rivals(config, service)
     own = Service(comm, role.agent)
@@ -50,6 +52,10 @@ def prepare_ltcr(
             _restore(session, service, start.run)
         where = place(comm, device)
         session.event("info", f"attempt {start.attempt} on {where}")
+        if crowd := devices.crowd(device, on_gpus):
+            session.event("warning", crowd)
+            if service.rank == 0:
+                print(f"mpi-ltcr: warning: {crowd}", file=sys.stderr, flush=True)
         start.greet(f"agent {role.agent} on {where}")
         ltcr(config, member, session)
 
@@ -69,7 +75,7 @@ def _agree_on_rivals(config: Config, service: Service) -> Rivals | None:
 
 def _check_memory(config: Config, comm: Any, role: Role) -> None:
     """Collective. Raise ConfigError unless the memories of all agents of this node fit into it."""
-    env = envs.make(config.env.id, config.env.kwargs)
+    env = envs.make(config.env.id, without_policies(config.env))
     need = assembly.memory_need(config, envs.spec_of(config.env.id, env), role)
     env.close()
     need, agents = node.total_of_node(comm, need)

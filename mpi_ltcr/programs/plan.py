@@ -11,6 +11,7 @@ from mpi_ltcr.comm.collectives import HEADER, TAIL
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
 from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER
 from mpi_ltcr.config import CA3CConfig, Config, TaskConfig
+from mpi_ltcr.devices import torch_device
 from mpi_ltcr.interfaces import EnvSpec
 
 
@@ -29,7 +30,7 @@ def describe_ltcr(config: Config, size: int) -> str:
         net = assembly_c51.build_net(settings, spec, torch.Generator())
         parameters = sum(p.numel() for p in net.parameters())
         saved += 4 * parameters * 6 + need
-        device = assembly.torch_device(config.device_of(role.agent), role.rank)
+        device = torch_device(config.device_of(role.agent), role.rank)
         memory = ", keeps M0" if role.keeps_memory and config.transfer.method != "none" else ""
         what = f"{parameters} parameters, {need / 1e6:.1f} MB of memories"
         lines.append(f"  rank {role.rank}: agent {role.agent}, {what}, {device}{memory}")

@@ -39,11 +39,12 @@ ALLOWED: dict[str, set[str]] = {
     "yaml_check": {"config"},
     "options": {"config", "yaml_check"},
     "rivals": {"archive", "config", "envs", "interfaces", "options"},
+    "devices": {"config"},
     "assembly": EVERYTHING | {"options", "assembly_c51", "rivals"},
     "assembly_c51": EVERYTHING,
     "assembly_ca3c": EVERYTHING | {"options", "assembly"},
     "programs": {"interfaces", "interaction", "assembly", "assembly_c51", "assembly_ca3c", "comm", "archive"}
-    | {"formulas", "config", "options", "seeds", "envs", "transfer", "rivals"},
+    | {"formulas", "config", "devices", "options", "seeds", "envs", "transfer", "rivals"},
     "verbs": {"config", "options", "comm", "programs", "archive", "envs", "rivals"},
     "cli": {"config", "options", "comm", "programs", "archive", "verbs"},
 }

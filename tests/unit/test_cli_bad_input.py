@@ -132,6 +132,17 @@ CASES = {
     ),
     "an unknown method": team("--transfer.method", "telepathy", says=["transfer.method", "'public_memory', 'none'"]),
     "an unknown device": alone("--runtime.device", "tpu", says=["runtime.device", "'auto', 'cpu', 'cuda'"]),
+    "an unknown precision": alone("--runtime.precision", "fp8", says=["runtime.precision", "'fp32', 'bf16'"]),
+    "bf16 by hand": alone(
+        "--runtime.precision",
+        "bf16",
+        "--agent.backend",
+        "fused",
+        says=["runtime.precision: bf16", "agent.backend: eager"],
+    ),
+    "bf16 in cA3C": Case(
+        ["train", "small-a3c-pong", "--runtime.precision", "bf16"], ["runtime.precision", "cA3C", "fp32"], ranks=2
+    ),
     "no threads": alone("--runtime.threads", "0", says=["runtime.threads"]),
     "nothing to keep": alone("--checkpoint.keep", "0", says=["checkpoint.keep"]),
     "a number for a section": alone("--agent", "5", says=["agent", "5"]),
