@@ -136,13 +136,19 @@ def read_table(log: Log, name: str) -> dict[str, np.ndarray]:
 
 def _check_alike(logs: list[Log]) -> None:
     """Raise FigureError unless all have one environment, and all of one name the same settings."""
-    first: dict[str, Log] = {}
     for log in logs:
         for field, one, other in differences({"env": logs[0].config["env"]}, {"env": log.config["env"]}):
             raise FigureError(
                 f"{run_of(log)}: {field} is {other!r}, but {one!r} in {run_of(logs[0])}; "
                 "draw them apart, or together with --mixed"
             )
+    check_twins(logs)
+
+
+def check_twins(logs: list[Log]) -> None:
+    """Raise FigureError unless all logs of one name have the same settings."""
+    first: dict[str, Log] = {}
+    for log in logs:
         twin = first.setdefault(method_of(log), log)
         for field, one, other in differences(twin.config, log.config):
             if field in NOT_LEARNING or field.split(".")[0] in NOT_LEARNING:

@@ -90,18 +90,18 @@ def count_frames(ax: Axes) -> None:
     ax.set_xlim(left=0)
 
 
-def legend(figure: Figure) -> None:
+def legend(figure: Figure, bands: str = "bands: 95 % bootstrap over seeds") -> None:
     """One legend for all axes, in a strip above them, where it can hide nothing; it says what bands are, if any."""
     entries = {}
     for ax in figure.axes:
         handles, labels = ax.get_legend_handles_labels()
         entries.update(dict(zip(labels, handles, strict=True)))
-    bands = any(ax.collections for ax in figure.axes)
+    banded = any(ax.collections for ax in figure.axes)
     figure.legend(
         entries.values(),
         entries,
         loc="outside upper left",
-        title="bands: 95 % bootstrap over seeds" if bands else None,
+        title=bands if banded else None,
         alignment="left",
         frameon=False,
         handlelength=3.2,

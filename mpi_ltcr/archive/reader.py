@@ -64,9 +64,9 @@ def open_log(path: Path) -> Log:
     return Log(path, attributes)
 
 
-def read_logs(run: Path) -> list[Log]:
-    """The logs of a run, one per agent, by number of the agent. Raises ReadError if there are none yet."""
-    paths = sorted((run / "logs").glob("agent*.h5"))
+def read_logs(run: Path, kind: str = "agent") -> list[Log]:
+    """The logs of a run, one per agent (or "server"), by number. Raises ReadError if there are none yet."""
+    paths = sorted((run / "logs").glob(f"{kind}*.h5"))
     if not paths:
-        raise ReadError(f"{run}: no logs/agent*.h5; not a run directory, or it has published nothing yet")
+        raise ReadError(f"{run}: no logs/{kind}*.h5; not a run directory, or it has published nothing yet")
     return [open_log(path) for path in paths]

@@ -200,6 +200,12 @@ class AtariEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._stack = np.concatenate([self._stack[1:], self._screen.frame()[None]])
         return self._stack, reward, terminated, truncated, self._info(life_lost=lives < before)
 
+    def get_action_meanings(self) -> list[str]:
+        """Names of the actions, like those of ale-py's own environment: NOOP, FIRE, UP, ..."""
+        import ale_py
+
+        return [ale_py.Action(action).name for action in self._actions]
+
     def render(self) -> np.ndarray:
         """The screen as the emulator shows it, (height, width, 3) uint8."""
         screen: np.ndarray = self._ale.getScreenRGB()

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from mpi_ltcr import assembly_ca3c as assembly
-from mpi_ltcr import envs
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.atomic import write_hdf5
 from mpi_ltcr.archive.tree import write_tree
@@ -24,27 +23,17 @@ from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.runtime import JobError
-from mpi_ltcr.config import AlignConfig, CertificateConfig
+from mpi_ltcr.config import AlignConfig
 from mpi_ltcr.formulas import distillation
-from mpi_ltcr.interaction import EnvLoop
-from mpi_ltcr.interfaces import EnvSpec, Transition
 from mpi_ltcr.nets.alignment import AlignmentNetwork
 from mpi_ltcr.nets.flat import flatten
-from mpi_ltcr.nets.universe import RecurrentActorCritic
 from mpi_ltcr.programs.job import Program, Start, together
+from mpi_ltcr.programs.listening import Expert, listen, load_expert
 from mpi_ltcr.seeds import TEAM, SeedTree
 from mpi_ltcr.steppers import LocalAdam
 
 HELD_OUT = 0.1
 """Share of the pairs on which early stopping looks."""
-
-
-class Expert(NamedTuple):
-    """A trained network and the environment in which it was trained."""
-
-    net: RecurrentActorCritic
-    env: Any
-    spec: EnvSpec
 
 
 class Pairs(NamedTuple):
@@ -61,19 +50,12 @@ def prepare_align(config: AlignConfig, comm: Any, service: Service) -> Program:
 
 def load_experts(config: AlignConfig) -> tuple[Expert, Expert]:
     """The source task's and the student task's. Raises ConfigError."""
-    teacher, expert = load_expert(config.teacher, "teacher."), load_expert(config.expert, "expert.")
+    teacher, expert = (
+        load_expert(Path(given.checkpoint), given.task, field)
+        for given, field in ((config.teacher, "teacher."), (config.expert, "expert."))
+    )
     assembly.check_sight(teacher.spec, expert.spec, f"teacher.task: {config.teacher.task}", config.expert.task)
     return teacher, expert
-
-
-def load_expert(certificate: CertificateConfig, field: str) -> Expert:
-    """The network of a trained task. Raises ConfigError, naming the field."""
-    source, weights = assembly.certificate(Path(certificate.checkpoint), certificate.task, field)
-    env = next(task.env for task in source.tasks if task.name == certificate.task)
-    spec = assembly.spec_of(env)
-    net = assembly.build_network(source.agent, spec, torch.Generator())
-    flatten(net).values.copy_(torch.from_numpy(weights))
-    return Expert(net, env, spec)
 
 
 def _run(config: AlignConfig, teacher: Expert, expert: Expert, start: Start) -> None:
@@ -103,34 +85,6 @@ def _heed(start: Start) -> None:
         raise JobError(f"stopped; begin anew: mpi-ltcr resume {start.run.root}", runtime.PREEMPTED)
 
 
-class _Listener:
-    """Plays the student task as its expert; both networks see every state, each with its own recurrent state."""
-
-    def __init__(self, teacher: Expert, expert: Expert, rng: np.random.Generator) -> None:
-        self.nets = (teacher.net, expert.net)
-        self.scales = [torch.as_tensor(e.spec.obs_scale, dtype=torch.float32) for e in (teacher, expert)]
-        self.rng = rng
-        self.heard: list[list[np.ndarray]] = [[], []]
-        self.begin()
-
-    def begin(self) -> None:
-        self.states = [net.initial_state() for net in self.nets]
-
-    @torch.no_grad()
-    def act(self, obs: np.ndarray) -> int:
-        """Sample from the expert's policy, and note down what both say."""
-        for i, net in enumerate(self.nets):
-            scaled = torch.from_numpy(obs).float() * self.scales[i]
-            out, self.states[i] = net.step(scaled.reshape(1, *net.torso.obs_shape), self.states[i])
-            self.heard[i].append(out.policy[0].numpy())
-        logits = self.heard[1][-1].astype(np.float64)
-        masses = np.exp(logits - logits.max())
-        return int(self.rng.choice(len(masses), p=masses / masses.sum()))
-
-    def observe(self, transition: Transition) -> None:
-        """Nothing is learned from the rewards."""
-
-
 def collect(
     teacher: Expert, expert: Expert, count: int, seeds: SeedTree, heed: Callable[[], object] = lambda: None
 ) -> Pairs:
@@ -139,15 +93,8 @@ def collect(
     Args:
         heed: called after each state; it may raise.
     """
-    env = envs.make(expert.env.id, expert.env.kwargs)
-    listener = _Listener(teacher, expert, seeds.generator(0, "explore"))
-    loop = EnvLoop(env=env, seed_of=functools.partial(seeds.integer, 0, "env"), discount=1.0, after_step=heed)
-    for step in loop.steps(listener):
-        if step.ended:
-            listener.begin()
-        if len(listener.heard[0]) == count:
-            break
-    return Pairs(*(np.stack(logits) for logits in listener.heard))
+    student, looking_on = listen(expert, [teacher], count, seeds, heed)
+    return Pairs(looking_on, student)
 
 
 def build(config: AlignConfig, teacher: Expert, expert: Expert, seeds: SeedTree) -> AlignmentNetwork:
@@ -158,6 +105,14 @@ def build(config: AlignConfig, teacher: Expert, expert: Expert, seeds: SeedTree)
         activation=config.activation,
         generator=torch.Generator().manual_seed(seeds.integer(TEAM, "weights")),
     )
+
+
+def load(run: Path, config: AlignConfig, teacher: Expert, expert: Expert) -> AlignmentNetwork:
+    """F_omega as a run has trained it. Raises ConfigError if it has not, or for others."""
+    network = build(config, teacher, expert, SeedTree(config.seed))
+    flat = flatten(network)
+    flat.values.copy_(torch.from_numpy(assembly.load_alignment(run, len(flat.values))))
+    return network
 
 
 def train(

@@ -51,9 +51,11 @@ ALLOWED: dict[str, set[str]] = {
 """Room (a folder, or a file beside them) -> rooms that it may import from, besides itself."""
 
 DEVIATIONS: dict[str, set[str]] = {
+    "programs/listening.py": {"nets"},  # trained networks that play and look on: nobody's agents
     "programs/align.py": {"nets", "steppers"},  # trains an alignment network and nothing else: it is its own agent
     "programs/serving.py": {"steppers"},  # the server's half of Algorithm 1 applies the gradients
     "programs/session.py": {"agents"},  # value_spread, for the probe table
+    "analysis/action_distributions.py": {"programs"},  # no log holds them: the networks of a run play
     "analysis/linear_convergence.py": {"formulas", "nets"},  # an experiment on the formulas, not on a run
 }
 """Where one file goes further, and why."""
