@@ -34,6 +34,8 @@ setup(
         "analysis": ["matplotlib>=3.8", "scipy>=1.11", "pandas>=2.0"],  # figures and tables
         "pettingzoo": ["pettingzoo>=1.24", "pillow>=10"],  # Space Battle for PettingZoo's users, and its pictures
         "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5", "pillow>=10"],  # mpi-ltcr eval --video, .mp4 and .gif
+        "safetensors": ["safetensors>=0.5"],  # `export --safetensors`
+        "tensorboard": ["tensorboard>=2.17"],  # `export --tensorboard`
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test fails
@@ -50,6 +52,8 @@ setup(
             "pillow>=10",
             "imageio>=2.34",  # films of games are read back
             "imageio-ffmpeg>=0.5",
+            "safetensors>=0.5",  # exported weights are read back
+            "tensorboard>=2.17",  # and exported curves
             "opencv-python-headless",  # the resizing that frames are compared with
         ],
     },

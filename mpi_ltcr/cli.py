@@ -24,7 +24,9 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
   mpirun -n 2 mpi-ltcr resume runs/a                    go on from the last whole checkpoint
   mpi-ltcr launch -n 2 --max-restarts 3 -- train ltcr-cartpole-9-1     finds mpirun, goes on after a crash
   mpi-ltcr status runs/a [--json] [--exit-code]         what it is doing
+  mpi-ltcr watch runs/a [--once]                        the same renewed: returns, KL, phases, each rank's heartbeat
   mpi-ltcr verify runs/a                                every hash, every file
+  mpi-ltcr export runs/a --csv --tensorboard            logs for other tools; --safetensors: weights
   mpi-ltcr eval runs/a --agent 0 --episodes 30          play with a trained agent
   mpi-ltcr eval runs/team --video game.gif              film a game of a team (.gif or .mp4)
 
@@ -151,8 +153,10 @@ VERBS = {
     "resume": resume,
     "launch": _in_verbs("launch"),
     "eval": evaluate,
+    "export": _in_verbs("export"),
     "status": _in_verbs("status"),
     "verify": _in_verbs("verify"),
+    "watch": _in_verbs("watch"),
     "presets": presets,
 }
 

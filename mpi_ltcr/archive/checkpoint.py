@@ -9,6 +9,7 @@ a folder named step_* with a manifest is whole, anything else never existed. Not
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import h5py
 
 from mpi_ltcr.archive.atomic import fsync_folder, sha256, write_hdf5, write_json, write_text
+from mpi_ltcr.archive.space import require_space
 from mpi_ltcr.archive.tree import SEGMENT_PATTERN, read_tree, write_tree
 from mpi_ltcr.interfaces import Sealed, State
 
@@ -68,6 +70,14 @@ def write_file(draft: Path, name: str, state: State) -> Entry:
 def _fill(file: h5py.File, state: State) -> None:
     file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION})
     write_tree(file, state)
+
+
+def check_space(checkpoints: Path) -> None:
+    """Raise OSError unless another checkpoint like the newest one fits on the disk, and a little more."""
+    for folder in folders(checkpoints)[:1]:
+        with contextlib.suppress(CheckpointError):
+            size = sum(entry["bytes"] for entry in read_manifest(folder)["files"].values())
+            require_space(checkpoints, 1.1 * size, "a checkpoint")
 
 
 def begin(checkpoints: Path, frames: int) -> Path:

@@ -19,10 +19,12 @@ from mpi_ltcr.archive.checkpoint import CheckpointError
 from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError, new_name
+from mpi_ltcr.archive.space import require_space
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
 from mpi_ltcr.config import ConfigError
+from mpi_ltcr.programs.needs import run_bytes
 
 
 class Start(NamedTuple):
@@ -83,6 +85,8 @@ class Job(NamedTuple):
         service = Service(comm, comm.rank)
         self._agree(service)
         program = prepare(self.config, comm, service)
+        if self.resumed is None:
+            together(service, lambda: service.rank or self._check_space(service.size), runtime.IO)
         run = self._open_directory(service)
         attempt = int(run.read_status().get("attempt", 0)) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
@@ -100,6 +104,10 @@ class Job(NamedTuple):
         if other:
             told = f"rank 0 was started with {commands[0]}, rank {other} with {commands[other]}"
             raise JobError(f"program: {told}; start all with the same", runtime.BAD_INPUT)
+
+    def _check_space(self, size: int) -> None:
+        """Raise OSError unless the disk holds what the run will write."""
+        require_space(Path(self.config.out or "runs"), run_bytes(self.config, size), "the run")
 
     def _open_directory(self, service: Service) -> RunDirectory:
         """Collective. Rank 0 makes or takes over the directory; all learn its path."""

@@ -148,6 +148,7 @@ class Serving:
         """The draft must stand before a worker learns of it. The last one waits until all gradients are applied."""
         self._label, self._entries = label, {}
         try:
+            checkpoint.check_space(self.checkpoints)
             checkpoint.begin(self.checkpoints, label)
         except OSError as error:
             self._give_up(str(error))

@@ -1,0 +1,159 @@
+"""What `watch` and `status` show and `export` writes comes from published files, of running, finished and lost runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpi_ltcr import cli, options
+from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.heartbeats import Heartbeats
+from mpi_ltcr.archive.recorder import Recorder
+from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.verbs.export import scalars
+from mpi_ltcr.verbs.status import SILENCE_S, health
+
+FRAMES = [100, 100, 200]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A running run of this process: two agents, a checkpoint, heartbeats."""
+    config, _ = options.load(["ltcr-cartpole-9-1", "--frames", "400"])
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(options.to_yaml(config), {})
+    attributes = {"run_id": "run", "config_json": json.dumps(options.to_dict(config))}
+    draft = checkpoint.begin(directory.checkpoints, 100)
+    entries = []
+    for agent in range(2):
+        recorder = Recorder(path=directory.log(agent), attributes={**attributes, "agent": agent})
+        for frames, value in zip(FRAMES, (1.0, 3.0, 7.5 + agent), strict=True):
+            row = {"return": value, "length": 5, "episode": 0, "lives": 1}
+            recorder.add("eval", frames=frames, updates=9, wall_s=frames / 10, **row)
+        recorder.add("train", frames=200, updates=9, wall_s=20.0, td_loss=0.25, epsilon=np.nan)
+        recorder.add(
+            "perf", frames=200, updates=9, wall_s=20.0, frames_per_s=50.0, revisit_s=3.0, explore_s=1.0, rss_bytes=1e8
+        )
+        recorder.publish()
+        state = {"agent": {"weights": np.arange(6, dtype=np.float32) + agent, "frames": 100}}
+        entries.append(checkpoint.write_file(draft, checkpoint.rank_file(agent), state))
+    checkpoint.commit(directory.checkpoints, 100, entries, {"world_size": 2})
+    beat(directory.root, 0, phase="revisit")
+    beat(directory.root, 1, waits={"what": "the others in gather at here:7", "ranks": [0], "place": [1, 2]})
+    directory.write_status(state="running", frames=200, attempt=1, checkpoint=100, exit_code=1)
+    return directory.root
+
+
+def beat(run: Path, rank: int, *, age: float = 0, phase: str = "communicate", waits: dict | None = None) -> None:
+    pulse = {"host": "node7", "pid": 1, "beats": 1, "collectives": 1, "silence_s": 30.0 * rank}
+    pulse |= {"rank": rank, "time": time.time() - age, "phase": phase, "waits": waits}
+    Heartbeats(run, 1).publish(rank, pulse)
+
+
+def verb(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        cli.main(list(argv))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_watch_shows_progress_returns_phases_and_the_age_of_each_heartbeat(run, capsys) -> None:
+    code, out, err = verb(capsys, "watch", str(run), "--once")
+    assert (code, err) == (0, "")
+    assert "[##########..........] 200 of 400 frames, 50 frames/s, 0 min to go" in out
+    assert ["0", "200", "3.833", "-", "-", "0.250"] in [line.split() for line in out.splitlines()]
+    assert "agent 1: explore 25 %" in out
+    assert "revisit 75 %" in out
+    assert "rank 0 on node7: 0 s ago, revisit\n" in out
+    assert "rank 1 on node7: 0 s ago, waits for the others in gather at here:7, no progress for 30 s" in out
+
+
+def test_watch_ends_by_itself_when_there_will_be_no_more(run, capsys) -> None:
+    RunDirectory(run).write_status(state="completed", frames=400, exit_code=0)
+    assert "completed at frame 400" in verb(capsys, "watch", str(run), "--every", "3600")[1]
+
+
+def test_watch_of_a_run_without_logs_says_so(run, capsys) -> None:
+    for log in (run / "logs").iterdir():
+        log.unlink()
+    assert "no logs yet" in verb(capsys, "watch", str(run), "--once")[1]
+
+
+def test_a_run_is_lost_if_its_owner_is_gone_or_nobody_has_shown_a_sign_of_life(run, capsys) -> None:
+    def lost() -> bool:
+        seen = health(run, time.time())
+        assert seen.exit_code == (75 if seen.lost else 1)
+        return seen.lost
+
+    assert not lost()
+    for holder in ({"host": socket.gethostname(), "pid": 2**22 + 1}, {}):
+        (run / "run.lock").write_text(json.dumps(holder))
+        assert lost()
+    (run / "run.lock").write_text(json.dumps({"host": "elsewhere", "pid": os.getpid()}))
+    assert not lost()
+    status = RunDirectory(run).read_status()
+    (run / "status.json").write_text(json.dumps({**status, "heartbeat": time.time() - 1e4}))
+    assert not lost(), "the ranks' own heartbeats are fresh"
+    for rank in range(2):
+        beat(run, rank, age=SILENCE_S + 1)
+    assert lost()
+    code, out, _ = verb(capsys, "status", str(run), "--exit-code")
+    assert (code, "no rank has shown a sign of life" in out) == (75, True)
+    assert json.loads(verb(capsys, "status", str(run), "--json")[1])["lost"] is True
+
+
+def test_every_table_is_written_as_csv_with_every_row(run, capsys) -> None:
+    assert verb(capsys, "export", str(run), "--csv")[0] == 0
+    with open(run / "export" / "csv" / "agent0001" / "eval.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["frames"]) for row in rows] == FRAMES
+    assert [float(row["return"]) for row in rows] == [1.0, 3.0, 8.5]
+
+
+def test_curves_are_written_for_tensorboard_under_the_names_that_its_users_know(run, capsys) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for _ in range(2):  # a second export replaces the first
+        assert verb(capsys, "export", str(run), "--tensorboard")[0] == 0
+    read = accumulator.EventAccumulator(str(run / "export" / "tensorboard" / "agent0000"))
+    read.Reload()
+    assert [(point.step, point.value) for point in read.Scalars("eval/mean_reward")] == [(100, 2.0), (200, 7.5)]
+    assert set(read.Tags()["scalars"]) == {"eval/mean_reward", "eval/mean_ep_length", "train/loss", "time/fps"}
+
+
+def test_the_newest_weights_are_written_as_safetensors(run, capsys) -> None:
+    numpy = pytest.importorskip("safetensors.numpy")
+    assert verb(capsys, "export", str(run), "--safetensors")[0] == 0
+    weights = numpy.load_file(run / "export" / "agent0001.safetensors")
+    assert list(weights) == ["agent/weights"]
+    assert weights["agent/weights"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_missing_library_is_one_line_with_the_command_that_installs_it(run, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
+    code, _, err = verb(capsys, "export", str(run), "--safetensors")
+    assert code == 2
+    assert err == "mpi-ltcr: error: --safetensors: safetensors is not installed; pip install safetensors\n"
+
+
+def test_a_damaged_checkpoint_is_not_exported(run, capsys) -> None:
+    path = next((run / "checkpoints").glob("step_*/rank0000.h5"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    code, _, err = verb(capsys, "export", str(run), "--safetensors")
+    assert (code, "sha256 differs" in err) == (65, True)
+
+
+def test_of_equal_frames_the_mean_is_exported_and_what_is_no_number_is_not(run) -> None:
+    from mpi_ltcr.archive.reader import read_logs
+
+    points = [point for point in scalars(read_logs(run)[1]) if point[0].startswith(("eval/mean_reward", "train/expl"))]
+    assert points == [("eval/mean_reward", 100, 2.0, 10.0), ("eval/mean_reward", 200, 8.5, 20.0)]
