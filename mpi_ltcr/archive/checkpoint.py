@@ -80,8 +80,14 @@ def check_space(checkpoints: Path) -> None:
             require_space(checkpoints, 1.1 * size, "a checkpoint")
 
 
-def begin(checkpoints: Path, frames: int) -> Path:
-    """An empty draft folder; leftovers of a cut-off attempt are removed."""
+def begin(checkpoints: Path, frames: int, *, more: bool = True) -> Path:
+    """An empty draft folder; leftovers of a cut-off attempt are removed.
+
+    Args:
+        more: files will be written into it. Raises OSError if those of another checkpoint like the newest do not fit.
+    """
+    if more:
+        check_space(checkpoints)
     draft = draft_folder(checkpoints, frames)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)

@@ -148,7 +148,6 @@ class Serving:
         """The draft must stand before a worker learns of it. The last one waits until all gradients are applied."""
         self._label, self._entries = label, {}
         try:
-            checkpoint.check_space(self.checkpoints)
             checkpoint.begin(self.checkpoints, label)
         except OSError as error:
             self._give_up(str(error))
@@ -195,7 +194,7 @@ class Serving:
         pulse.beat()
         if frames != label:
             draft = checkpoint.draft_folder(self.checkpoints, label)
-            draft.rename(checkpoint.begin(self.checkpoints, frames))
+            draft.rename(checkpoint.begin(self.checkpoints, frames, more=False))
         server = self.server
         facts = {"world_size": self.world_size, "ranks": server.workers, "updates": server.version, "task": self.name}
         checkpoint.commit(self.checkpoints, frames, list(self._entries.values()), facts)

@@ -232,7 +232,7 @@ class Session:
         problem = ""
         with self.phase("archive"):
             if self.service.rank == 0:
-                problem = _problem_of(self._begin_save)
+                problem = _problem_of(lambda: checkpoint.begin(self.run.checkpoints, self.frames))
             problem = self._agree_on(problem)
             written: list[Written] = []
             if not problem:
@@ -249,10 +249,6 @@ class Session:
         self.event("error", f"checkpoint at frame {self.frames} was not written: {problem}")
         if self.failed_saves >= SAVE_ATTEMPTS:
             raise JobError(f"{SAVE_ATTEMPTS} checkpoints in a row failed: {problem}; free disk space", runtime.IO)
-
-    def _begin_save(self) -> None:
-        checkpoint.check_space(self.run.checkpoints)
-        checkpoint.begin(self.run.checkpoints, self.frames)
 
     def _agree_on(self, problem: str) -> str:
         """Collective. The first problem that any rank has, the same text for all; empty if there is none."""
