@@ -1,6 +1,7 @@
-"""LTCR Fig. 4: returns over frames, one line for each method.
+"""LTCR Fig. 4 and 7: returns over frames, one line for each method.
 
     python analysis/learning_curve.py runs/9-1-* runs/alone-* -o fig4.png
+    python analysis/learning_curve.py runs/2v2-* --window 1000 -o fig7.png
     python analysis/learning_curve.py runs/9-1-* --by agent --statistic iqm
 
 One curve is one agent of one run: its returns (of evaluations, or of training episodes) as a trailing average, as the
@@ -30,7 +31,7 @@ NAMES = {"eval": "return of an evaluation episode", "episodes": "return of a tra
 
 def main(argv: list[str] | None = None) -> int:
     """Draw what the command line asks for. Returns the exit code."""
-    parser = load.make_parser("LTCR Fig. 4: learning curves, one line for each method.", "learning_curve.png")
+    parser = load.make_parser("LTCR Fig. 4 and 7: learning curves, one line for each method.", "learning_curve.png")
     parser.add_argument("--by", choices=("name", "agent"), default="name", help="a line for each name, or each agent")
     parser.add_argument("--statistic", choices=tuple(STATISTICS), default="mean", help="over the curves of a line")
     parser.add_argument("--table", choices=tuple(NAMES), default="eval", help="evaluations, or training episodes")
@@ -56,7 +57,7 @@ def draw(asked: argparse.Namespace) -> None:
         style.draw_band(ax, curves.frames, band, group.label, look)
         print(report(group, curves, band, asked.window))
         parts.append(rows(group, curves, band, asked.statistic))
-    _label(ax, asked)
+    _label(ax, asked, of_a_team=all(group.logs[0].config["env"]["shared"] for group in groups))
     style.legend(figure)
     style.save(figure, pd.concat(parts), asked.output)
 
@@ -87,9 +88,10 @@ def rows(group: load.Group, curves: load.Curves, band: Band, statistic: str) -> 
     )
 
 
-def _label(ax: Axes, asked: argparse.Namespace) -> None:
+def _label(ax: Axes, asked: argparse.Namespace, *, of_a_team: bool) -> None:
+    """`of_a_team`: the return is what the team dealt minus what it took, shared by its agents (Fig. 7)."""
     style.count_frames(ax)
-    units = TABLES[asked.table]["return"].units
+    units = "health points, the team's" if of_a_team else TABLES[asked.table]["return"].units
     statistic = {"mean": "mean", "iqm": "interquartile mean"}[asked.statistic]
     ax.set_ylabel(f"{NAMES[asked.table]} ({units})\n{statistic}, trailing {asked.window} frames")
 

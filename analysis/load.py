@@ -6,6 +6,7 @@ Runs may be finished or still going on: a log is replaced whole while it grows, 
 from __future__ import annotations
 
 import argparse
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
@@ -51,24 +52,29 @@ class Curves(NamedTuple):
 # -------------------- command line
 
 
-def make_parser(description: str, output: str) -> argparse.ArgumentParser:
-    """A parser with what every figure takes: runs, `-o` and `--mixed`."""
+def make_parser(
+    description: str, output: str, kind: Callable[[str], Path] | None = None, what: str = ""
+) -> argparse.ArgumentParser:
+    """A parser with what every figure takes: runs, `-o` and `--mixed`. `kind` and `what`: of another output's path."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, finished or still running")
-    add_output(parser, output)
+    add_output(parser, output, *((kind, what) if kind else ()))
     parser.add_argument(
         "--mixed", action="store_true", help="draw runs of different environments, or unlike runs of one name, together"
     )
     return parser
 
 
-def add_output(parser: argparse.ArgumentParser, default: str) -> None:
+def add_output(
+    parser: argparse.ArgumentParser,
+    default: str,
+    kind: Callable[[str], Path] | None = None,
+    what: str = "figure to write; its numbers go to the .csv beside",
+) -> None:
     """`-o`: where the figure goes; the CSV lies beside it."""
-    parser.add_argument(
-        "-o", "--output", type=figure_path, default=default, help="figure to write; its numbers go to the .csv beside"
-    )
+    parser.add_argument("-o", "--output", type=kind or figure_path, default=default, help=what)
 
 
 def figure_path(text: str) -> Path:
@@ -84,6 +90,11 @@ def positive(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text}: a whole number of at least 1 is needed")
     return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    return 0 if text == "0" else positive(text)
 
 
 def execute(draw: Callable[[argparse.Namespace], None], asked: argparse.Namespace) -> int:
@@ -112,7 +123,7 @@ def open_logs(runs: Sequence[Path], *, mixed: bool = False) -> list[Log]:
         if log.config["program"] != "ltcr":
             raise FigureError(f"{run_of(log)}: is a run of {log.config['program']}; this figure is of LTCR")
     if not mixed:
-        _check_alike(logs)
+        check_alike(logs)
     return logs
 
 
@@ -134,7 +145,7 @@ def read_table(log: Log, name: str) -> dict[str, np.ndarray]:
         raise FigureError(f"{log.path}: has no table {name}; another program wrote it") from None
 
 
-def _check_alike(logs: list[Log]) -> None:
+def check_alike(logs: list[Log]) -> None:
     """Raise FigureError unless all have one environment, and all of one name the same settings."""
     for log in logs:
         for field, one, other in differences({"env": logs[0].config["env"]}, {"env": log.config["env"]}):
@@ -189,17 +200,26 @@ def _place(key: tuple[str, int | None], keys: list[tuple[str, int | None]]) -> t
 # -------------------- curves
 
 
-def read_curves(logs: list[Log], table: str, column: str, *, window: int, shared: bool) -> Curves | None:
+def read_curves(
+    logs: list[Log],
+    table: str,
+    column: str | Callable[[dict[str, np.ndarray]], np.ndarray],
+    *,
+    window: int,
+    shared: bool,
+) -> Curves | None:
     """A column of each log as a trailing mean over `window` frames, at frames that all logs have reached.
 
     Args:
+        column: its name, or what makes it of the table's columns; NaN is no value.
         shared: True for what is recorded at given frames (`eval`, `probe`): read at the frames common to all logs.
             False for what happens when it happens (`episodes`), or very often (`exchange`): read every window/5.
 
     None if there is no frame yet at which every log has a value.
     """
     columns = [read_table(log, table) for log in logs]
-    rows = [(c["frames"], c[column].astype(float)) for c in columns]
+    read = column if callable(column) else operator.itemgetter(column)
+    rows = [(c["frames"], read(c).astype(float)) for c in columns]
     rows = [(frames[np.isfinite(values)], values[np.isfinite(values)]) for frames, values in rows]
     if any(len(frames) == 0 for frames, _ in rows):
         return None

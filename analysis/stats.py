@@ -79,12 +79,26 @@ def bootstrap(curves: np.ndarray, seeds: np.ndarray, statistic: Statistic, level
     if len(members) == 1:
         nothing = np.full_like(value, np.nan)
         return Band(value, nothing, nothing, 1, len(curves))
-    draws = np.random.default_rng(SEED).integers(len(members), size=(RESAMPLES, len(members)))
+    low, high = quantiles(resampled(curves, seeds, statistic), level)
+    return Band(value, low, high, len(members), len(curves))
+
+
+def resampled(curves: np.ndarray, seeds: np.ndarray, statistic: Statistic, stream: int = 0) -> np.ndarray:
+    """The statistic of RESAMPLES draws of seeds with replacement, each with all of its curves. (C, F), (C,) -> (R, F).
+
+    Another `stream` draws independently.
+    """
+    members = [np.flatnonzero(seeds == seed) for seed in np.unique(seeds)]
+    rng = np.random.default_rng([SEED, stream] if stream else SEED)
+    draws = rng.integers(len(members), size=(RESAMPLES, len(members)))
     resamples = sorted((np.concatenate([members[i] for i in draw]) for draw in draws), key=len)
     batches = groupby(enumerate(resamples), key=lambda item: (len(item[1]), item[0] // 100))
-    resampled = np.concatenate([_statistics(curves, [rows for _, rows in batch], statistic) for _, batch in batches])
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Band(value, low, high, len(members), len(curves))
+    return np.concatenate([_statistics(curves, [rows for _, rows in batch], statistic) for _, batch in batches])
+
+
+def quantiles(values: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """The ends of the middle `level` of R values. (R, F) -> (2, F); NaN where any is NaN."""
+    return np.asarray(np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0))
 
 
 def _statistics(curves: np.ndarray, resamples: list[np.ndarray], statistic: Statistic) -> np.ndarray:

@@ -21,8 +21,9 @@ from matplotlib.image import imread
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]  # the first test waits for both trainings
 
 sys.path.insert(0, str(ROOT / "analysis"))
-learning_curve, kl_trace, value_distributions = (
-    importlib.import_module(name) for name in ("learning_curve", "kl_trace", "value_distributions")
+learning_curve, kl_trace, value_distributions, score_table, battles = (
+    importlib.import_module(name)
+    for name in ("learning_curve", "kl_trace", "value_distributions", "score_table", "battles")
 )
 
 LAST = 1200
@@ -293,3 +294,132 @@ def test_a_run_of_the_other_program_is_refused(runs: Runs, tmp_path: Path, capsy
     other = imitate(runs.team, tmp_path / "other", config={"program": "ca3c"})
     assert learning_curve.main([str(other), "-o", str(tmp_path / "x.png")]) == 2
     assert f"{other}: is a run of ca3c" in capsys.readouterr().err
+
+
+# -------------------- scores
+
+
+def returns(run: Path, agent: int) -> list[float]:
+    return column(run, agent, "eval", "return").tolist()
+
+
+def test_the_score_table_holds_averages_highest_trailing_means_and_the_gain(runs: Runs, tmp_path: Path) -> None:
+    assert score_table.main([*map(str, runs), "--window", "500", "-o", str(tmp_path / "t.md")]) == 0
+    table = pd.read_csv(tmp_path / "t.csv").set_index("method")
+    for method, run in ((TEAM, runs.team), (ALONE, runs.alone)):
+        average = np.mean([np.mean(returns(run, agent)) for agent in (0, 1)])
+        full = range(500, LAST + 1, 100)
+        highest = [max(smoothed(run, agent, "eval", "return", frame) for frame in full) for agent in (0, 1)]
+        assert table.loc[method, "average"] == pytest.approx(average)
+        assert table.loc[method, "highest"] == pytest.approx(np.mean(highest))
+        assert table.loc[method, "best"] == pytest.approx(max(highest))
+        assert (table.loc[method, "seeds"], table.loc[method, "curves"]) == (1, 2)
+    for score in ("average", "highest"):
+        b, a = table.loc[TEAM, score], table.loc[ALONE, score]
+        assert table.loc[TEAM, f"{score}_gain"] == pytest.approx((b - a) / a)
+        assert table.loc[TEAM, f"{score}_difference"] == pytest.approx(b - a)
+        assert np.isnan(table.loc[TEAM, f"{score}_gain_low"]), "one seed has no interval"
+        assert np.isnan(table.loc[ALONE, f"{score}_gain"])
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert lines[0].startswith("| game | method | seeds | average | gain |")
+    assert f"| CartPole15-v0 | {TEAM} | 1 | {table.loc[TEAM, 'average']:.1f} |" in lines[2]
+    assert {line.count("|") for line in lines} == {9}
+    body = (tmp_path / "t.tex").read_text()
+    assert body.startswith(r"\begin{tabular}{llrrrrrr}")
+    assert body.count(r"\\") == 3
+    assert rf"{100 * table.loc[TEAM, 'average_gain']:.0f} \%" in body
+
+
+def test_without_a_window_the_highest_is_the_largest_return_of_each_agent(runs: Runs, tmp_path: Path) -> None:
+    assert score_table.main([str(runs.team), "--by", "agent", "--window", "0", "-o", str(tmp_path / "t.md")]) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["agent"].tolist() == [0, 1]
+    for agent in (0, 1):
+        assert table["highest"][agent] == max(returns(runs.team, agent))
+        assert table["average"][agent] == pytest.approx(np.mean(returns(runs.team, agent)))
+    assert table["average_gain"].isna().all()
+
+
+def test_intervals_are_over_seeds_and_a_gain_over_nothing_positive_is_none(runs: Runs, tmp_path: Path) -> None:
+    """The second seed of either method scores 50 more throughout, so every interval is known."""
+    seconds = [imitate(run, tmp_path / f"{run.name}-2", seed=2) for run in runs]
+    for run in seconds:
+        for agent in (0, 1):
+            with h5py.File(run / "logs" / f"agent{agent:04d}.h5", "r+") as file:
+                file["eval"]["return"][:] += 50.0
+    arguments = [*map(str, runs), *map(str, seconds), "-o", str(tmp_path / "t.md")]
+    assert score_table.main(arguments) == 0
+    table = pd.read_csv(tmp_path / "t.csv").set_index("method")
+    np.testing.assert_allclose(table["average_high"] - table["average_low"], 50)
+    b, a = (np.mean([np.mean(returns(run, agent)) for agent in (0, 1)]) for run in runs)
+    row = table.loc[TEAM]
+    assert row["average_difference"] == pytest.approx(b - a)
+    assert (row["average_difference_low"], row["average_difference_high"]) == pytest.approx((b - a - 50, b - a + 50))
+    assert row["average_gain"] == pytest.approx((b - a) / (a + 25))
+    assert row["average_gain_low"] == pytest.approx((b - a - 50) / (a + 50))
+    assert row["average_gain_high"] == pytest.approx((b + 50 - a) / a)
+
+    for run in (runs.alone, *seconds[1:]):
+        poor = imitate(run, tmp_path / f"poor-{run.name}")
+        for agent in (0, 1):
+            with h5py.File(poor / "logs" / f"agent{agent:04d}.h5", "r+") as file:
+                file["eval"]["return"][:] -= 1000.0
+    poor = [str(path) for path in tmp_path.glob("poor-*")]
+    assert score_table.main([str(runs.team), str(seconds[0]), *poor, "-o", str(tmp_path / "t.md")]) == 0
+    table = pd.read_csv(tmp_path / "t.csv").set_index("method")
+    assert np.isnan(table.loc[TEAM, "average_gain"])
+    assert table.loc[TEAM, "average_difference"] == pytest.approx(1000 + b - a)
+    assert "none: baseline ≤ 0" in (tmp_path / "t.md").read_text()
+
+
+def test_scores_of_lives_are_those_of_evaluation_games(runs: Runs, tmp_path: Path) -> None:
+    run = imitate(runs.alone, tmp_path / "lives")
+    for agent in (0, 1):
+        with h5py.File(run / "logs" / f"agent{agent:04d}.h5", "r+") as file:
+            for name, values in {
+                "frames": [100, 100, 200],
+                "return": [3.0, 7.0, 90.0],
+                "evaluation": [1, 1, 0],
+            }.items():
+                del file["lives"][name]
+                file["lives"][name] = np.array(values)
+    asked = [str(run), "--unit", "life", "--window", "0", "-o", str(tmp_path / "t.md")]
+    assert score_table.main(asked) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert (table["average"][0], table["highest"][0]) == (5, 7)
+    assert score_table.main([*asked, "--table", "episodes"]) == 0
+    assert pd.read_csv(tmp_path / "t.csv")["average"][0] == 90
+
+
+def test_a_table_of_what_is_not_recorded_is_refused(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, told in (
+        (["--unit", "life"], "no score of a life in eval yet"),
+        (["--window", "5000"], f"ends at frame {LAST}, before a full window of 5000"),
+    ):
+        assert score_table.main([str(runs.team), *options, "-o", str(tmp_path / "t.md")]) == 2
+        assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_ships_do_is_drawn_from_training_games_alone(runs: Runs, tmp_path: Path) -> None:
+    run = imitate(runs.team, tmp_path / "battle")
+    rows = {"frames": [300, 600, 600, 900], "result": [1, -1, 1, 1], "evaluation": [0, 0, 1, 0]}
+    for agent in (0, 1):
+        with h5py.File(run / "logs" / f"agent{agent:04d}.h5", "r+") as file:
+            table = file["battles"]
+            for name in list(table):
+                values = rows.get(name, np.array([1, 2, 300, 6]) / 10 + agent)
+                del table[name]
+                table[name] = np.array(values)
+    assert battles.main([str(run), "--window", "600", "-o", str(tmp_path / "x.png")]) == 0
+    table = numbers(tmp_path / "x.png").set_index(["panel", "frames"])["value"]
+    assert table["fire", 360] == pytest.approx(0.1 + 0.5)
+    assert table["fire", 600] == pytest.approx(0.15 + 0.5)
+    assert table["enemy hits", 840] == pytest.approx(0.15 + 0.5)
+    assert table["won", 600] == pytest.approx(0.5)
+    assert set(table.index.get_level_values("panel")) == set(battles.PANELS)
+    for frame in (600, 1200):
+        means = [smoothed(run, agent, "probe", "value_spread", frame, 600) for agent in (0, 1)]
+        assert table["spread", frame] == pytest.approx(np.mean(means))
