@@ -88,7 +88,7 @@ class TeamGames:
                 obs, next_obs = before[game, self.ship].copy(), after[game, self.ship].copy()
                 transition = Transition(obs, int(mine[game]), reward, discount, next_obs, over, game)
             yield Step(transition, episode_of(self.world, game, self.ship) if over else None)
-        self._renew(outcome.over)
+        self._renew(outcome.over, after)
 
     def _everyone(self, mine: np.ndarray) -> np.ndarray:
         """Collective. The actions (games, S) of all ships, from those of this process's ship, (games,)."""
@@ -105,10 +105,10 @@ class TeamGames:
             actions[game, n:] = opponent.act(seen[game, n:])
         return actions
 
-    def _renew(self, over: np.ndarray) -> None:
+    def _renew(self, over: np.ndarray, after: np.ndarray) -> None:
         for game in np.flatnonzero(over):
             self._begin(int(game))
-        self.seen = self.world.observe()
+        self.seen = self.world.observe() if over.any() else after
         self.steps += 1
         if self.steps % CHECK_EVERY == 0:
             self._compare()

@@ -15,6 +15,9 @@ from mpi_ltcr.interfaces import State
 PLACING_TRIES = 10_000
 """Positions drawn for one ship at most: a crowded arena is refused, not searched for ever."""
 
+STOCKS = ("heading", "missiles", "fuel", "health")
+"""Fields (B, S) that a ship sees of itself, in the order in which it sees them."""
+
 
 def layout(rules: Rules, games: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of each field of the state. Little-endian, so that a digest means the same everywhere."""

@@ -35,6 +35,13 @@ rams         enemies it came into contact with
 """
 SHOTS, REFUSED, ENEMY_HITS, FRIEND_HITS, HITS_TAKEN, RAMS = range(4, 10)
 
+ACTION_EVENTS = np.eye(IDLE + 1, len(EVENTS), dtype=np.int64)
+"""What each action counts as; idling as nothing."""
+ACTION_EVENTS[IDLE] = 0
+TURN = np.zeros(IDLE + 1, dtype=np.int64)
+"""By how many headings each action turns."""
+TURN[CCW], TURN[CW] = 1, -1
+
 OWN_FEATURES = 6
 """The paper's 6-tuple: x, y, theta, missiles, fuel, health."""
 OTHER_FEATURES = 4

@@ -21,14 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpi_ltcr.envs.space_battle_layout import check_saved, layout, part, place
+from mpi_ltcr.envs.space_battle_layout import STOCKS, check_saved, layout, part, place
 from mpi_ltcr.envs.space_battle_missiles import meetings, nearest, swept_hits
 from mpi_ltcr.envs.space_battle_rules import (
+    ACTION_EVENTS,
     ACTIONS,
-    CCW,
-    CW,
     ENEMY_HITS,
-    EVENTS,
     FIRE,
     FRIEND_HITS,
     HITS_TAKEN,
@@ -37,15 +35,11 @@ from mpi_ltcr.envs.space_battle_rules import (
     RAMS,
     REFUSED,
     SHOTS,
+    TURN,
     Rules,
 )
 from mpi_ltcr.envs.space_battle_view import observe
 from mpi_ltcr.interfaces import State
-
-_ACTION_EVENTS = np.eye(IDLE + 1, len(EVENTS), dtype=np.int64)
-_ACTION_EVENTS[IDLE] = 0
-_TURN = np.zeros(IDLE + 1, dtype=np.int64)
-_TURN[CCW], _TURN[CW] = 1, -1
 
 
 class Outcome(NamedTuple):
@@ -98,6 +92,9 @@ class World:
         self._fields = layout(rules, self.games)
         for name, (shape, dtype) in self._fields.items():
             setattr(self, name, np.zeros(shape, dtype))
+        self._stocks = np.zeros((len(STOCKS), self.games, rules.ships), "<i8")
+        for at, name in enumerate(STOCKS):  # views of one array, so that observations are made of them at once
+            setattr(self, name, self._stocks[at])
         self.over[:] = True
         self._refresh()
         self._flat_missiles = self.missile_position.reshape(2, -1)
@@ -114,12 +111,16 @@ class World:
         self._flight = rules.missile_speed * self._unit
         team = np.arange(rules.ships) // rules.team_size
         self._is_enemy = team[:, None] != team
+        slots = np.arange(self.games * rules.ships * rules.missile_slots)
+        self._ship_of_slot = slots // rules.missile_slots % rules.ships
+        self._game_of_slot = slots // (rules.missile_slots * rules.ships)
         # Geometry already keeps a missile off its own ship, but by nothing: it starts at just the distance of a hit.
         self._can_hit = self._is_enemy | (rules.friendly_fire & ~np.eye(rules.ships, dtype=bool))
 
     def _refresh(self) -> None:
         """What follows from the state."""
         self.alive = self.health > 0
+        self._all_alive = bool(self.alive.all())
         self._any_over = bool(np.count_nonzero(self.over))
 
     # Time ------------------------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ class World:
             at = int(self.over.argmax())
             raise RuntimeError(f"game {at} is over or was never begun: call reset before the next step")
         act = self._accept(actions)  # (1)
-        events = _ACTION_EVENTS.take(act, axis=0)
+        events = ACTION_EVENTS.take(act, axis=0)
         self._move(act, events)  # (2) (3)
         self._launch(act, events)  # (4)
         struck = self._fly(events)  # (5) (6)
@@ -174,12 +175,12 @@ class World:
                 game, ship = np.argwhere(wrong)[0]
                 names = ", ".join(f"{code} {name}" for code, name in enumerate(ACTIONS))
                 raise ValueError(f"ship {ship} of game {game}: action {actions[game, ship]} is none of {names}")
-        return np.where(self.alive, actions, IDLE)
+        return actions if self._all_alive else np.where(self.alive, actions, IDLE)
 
     def _move(self, act: np.ndarray, events: np.ndarray) -> None:
         """Turns, and moves along the heading. A move that would leave the arena is refused, not shortened."""
         rules = self.rules
-        self.heading += _TURN.take(act)
+        self.heading += TURN.take(act)
         self.heading %= rules.headings
         target = self.position + self._stride.take(self.heading, axis=1)
         fits = (target >= rules.ship_radius) & (target <= rules.arena - rules.ship_radius)
@@ -219,7 +220,7 @@ class World:
         heading = self._flat_missile_heading.take(live)
         start, flight = self._flat_missiles.take(live, axis=1), self._flight.take(heading, axis=1)
         if self.rules.missile_cancel:
-            game = live // (self.rules.missile_slots * self.rules.ships)
+            game = self._game_of_slot.take(live)
             met = meetings(start, flight, game, distance=2 * self.rules.missile_radius)
             self._flat_live[live[met]] = False
             live, heading, start, flight = live[~met], heading[~met], start[:, ~met], flight[:, ~met]
@@ -232,11 +233,11 @@ class World:
     def _strike(self, live: np.ndarray, start: np.ndarray, unit: np.ndarray, events: np.ndarray) -> bool:
         """Remove and count the missiles that strike: `live` (M,) their slots, `start` and `unit` (2, M) the flight."""
         rules = self.rules
-        owner = live // rules.missile_slots
-        game, owner = owner // rules.ships, owner % rules.ships
+        owner, game = self._ship_of_slot.take(live), self._game_of_slot.take(live)
         apart = self.position.take(game, axis=1) - start[:, :, None]  # (2, M, S)
         hit = swept_hits(apart, unit, length=rules.missile_speed, distance=rules.hit_distance)
-        hit &= self.alive.take(game, axis=0)
+        if not self._all_alive:
+            hit &= self.alive.take(game, axis=0)
         hit &= self._can_hit.take(owner, axis=0)
         missile, ship = hit.nonzero()
         if not missile.size:
@@ -274,8 +275,9 @@ class World:
         apart = self.position[:, :, :n, None] - self.position[:, :, None, n:]  # (2, B, n, n)
         apart *= apart
         touching = apart[0] + apart[1] < self.rules.contact_distance**2
-        touching &= self.alive[:, :n, None]
-        touching &= self.alive[:, None, n:]
+        if not self._all_alive:
+            touching &= self.alive[:, :n, None]
+            touching &= self.alive[:, None, n:]
         new = touching > self.touching
         self.touching[...] = touching
         if not np.count_nonzero(new):
@@ -298,6 +300,7 @@ class World:
             by_team = lost.reshape(self.games, 2, -1).sum(axis=2)
             reward = by_team[:, ::-1] - by_team
             lived, self.alive = self.alive, self.health > 0
+            self._all_alive = bool(self.alive.all())
             beaten = (self.health.reshape(self.games, 2, -1).sum(axis=2) == 0).any(axis=1)
             terminated = lived & (~self.alive | beaten[:, None])
             self.over |= beaten
@@ -311,7 +314,7 @@ class World:
 
     def observe(self) -> np.ndarray:
         """What each ship sees, (B, S, D) float32; see space_battle_view.observe."""
-        return observe(self.rules, self.position, self.heading, self.missiles, self.fuel, self.health)
+        return observe(self.rules, self.position, self._stocks)
 
     def score(self) -> np.ndarray:
         """(B, 2) int64: a team's health minus its enemy's, which is the sum of its rewards since the reset."""
