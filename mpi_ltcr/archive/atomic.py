@@ -6,7 +6,9 @@ Written beside, fsynced and renamed, none.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
@@ -56,11 +58,64 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+class _Sink(io.RawIOBase):
+    """A file for HDF5 that never fails: what the disk refuses is remembered, and told by `close`.
+
+    HDF5 that meets a full disk leaves objects behind which end the process with a segmentation fault, then or later;
+    or it finds out when h5py drops an object, where Python can but print the error.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """All of it; after an error nothing is written any more."""
+        rest = memoryview(data).cast("B")
+        try:
+            while rest and self._error is None:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._error = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or prolong."""
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        """What is missing because of an error is zeros."""
+        view = memoryview(buffer).cast("B")
+        n = self._file.readinto(view) or 0
+        view[n:] = bytes(len(view) - n)
+        return len(view)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Raises OSError if anything was not written."""
+        super().close()
+        self._file.close()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
 def write_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
     """Atomically write an HDF5 file that `fill` builds."""
 
     def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=("v110", "v110"), locking="best-effort") as file:
+        with contextlib.closing(_Sink(temporary)) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
             fill(file)
 
     replace_file(path, write)

@@ -60,7 +60,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1
-ReturnToService=2
+ReturnToService=1
 SlurmdTimeout=300
 KillWait=30
 MinJobAge=3600

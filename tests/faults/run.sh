@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Usage: bash tests/faults/run.sh
+# The whole fault suite (tests/run.sh has a sample of it), and its report, tests/faults/REPORT.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+rows=$(mktemp)
+trap 'rm -f "$rows"' EXIT
+code=0
+FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs tests/faults "$@" || code=$?
+.venv/bin/python tests/faults/reporting.py "$rows" > tests/faults/REPORT.md
+exit "$code"
