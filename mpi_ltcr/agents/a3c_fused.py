@@ -39,6 +39,7 @@ class FusedA3CAgent(A3CAgent):
     def load_weights(self, values: np.ndarray) -> None:
         """As A3CAgent; what was unrolled before is forgotten."""
         super().load_weights(values)
+        self.fused.take_weights()
         self._unrolled = None
 
     def _look(self, obs: np.ndarray, recurrent: RecurrentState) -> tuple[np.ndarray, float, RecurrentState]:

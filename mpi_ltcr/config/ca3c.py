@@ -148,6 +148,11 @@ class CA3CConfig:
         names = [task.name for task in self.tasks]
         require(len(set(names)) == len(names), f"tasks.name: {names} are not all different")
         for task in self.tasks:
+            require(
+                task.env.copies == 1 and not task.env.shared,
+                "tasks.env.copies: each worker of cA3C plays one game of its own; for more at a time set workers, "
+                "and leave tasks.env.copies and tasks.env.shared out",
+            )
             for teacher in task.teachers:
                 require(
                     teacher.checkpoint is not None or teacher.task in names,

@@ -92,7 +92,8 @@ HEADS = "policy", "value", "distill"
 class FusedNetwork:
     """A `RecurrentActorCritic` whose parameters `nets.flat.flatten` has made views of a vector, and its gradients.
 
-    Acting and learning have memory of their own: playing on does not disturb a rollout that is being learned from.
+    Acting and learning have memory of their own: playing on does not disturb a rollout that is being learned from. Call
+    `take_weights` whenever the vector has changed.
     """
 
     def __init__(self, net: RecurrentActorCritic) -> None:
@@ -100,6 +101,11 @@ class FusedNetwork:
         self.lstm = FusedLSTM(net)
         self.heads = {name: affine(getattr(net, name)) for name in HEADS}
         self.dtype = self.lstm.scale.dtype
+
+    def take_weights(self) -> None:
+        """The vector's numbers are new: what has been made of the old ones is made anew."""
+        self.acting.take_weights()
+        self.learning.take_weights()
 
     def step(self, obs: np.ndarray, state: ArrayState) -> tuple[np.ndarray, np.ndarray, ArrayState]:
         """Act: (B, *obs) and the state -> policy logits (B, A), values (B,), the next state."""

@@ -66,6 +66,10 @@ def elu_slope(y: np.ndarray, out: np.ndarray) -> None:
 class Torso(Protocol):
     """Observations (N, *obs) -> features (N, F), and back."""
 
+    def take_weights(self) -> None:
+        """The module's numbers are new."""
+        ...
+
     def forward(self, obs: np.ndarray) -> np.ndarray: ...
 
     def backward(self, gradient: np.ndarray) -> None:
@@ -176,6 +180,12 @@ class Convolutions:
         self.sides, self.dtype = torso.sizes, self.layers[0].matrix.dtype
         self.channels = [self.layers[0].channels, *[FILTERS] * len(self.layers)]
         self.count, self.images = 0, self._memory(1)
+        self.take_weights()
+
+    def take_weights(self) -> None:
+        """As `Torso`."""
+        for layer in self.layers:
+            layer.take_weights()
 
     def _memory(self, count: int) -> list[np.ndarray]:
         """What goes into each layer and out of the last one, for `count` times IMAGES images."""
@@ -186,8 +196,6 @@ class Convolutions:
         self.count = len(frames)
         if self.count > len(self.images[0]) * IMAGES:
             self.images = self._memory(math.ceil(self.count / IMAGES))
-        for layer in self.layers:
-            layer.take_weights()
         for part, first in enumerate(range(0, self.count, IMAGES)):
             some = frames[first : first + IMAGES].transpose(0, 2, 3, 1)
             self._pixels(0, part, len(some)).reshape(some.shape)[...] = some
@@ -223,6 +231,9 @@ class Layers:
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = [affine(layer) for layer in layers]
         self.outputs: list[np.ndarray] = []
+
+    def take_weights(self) -> None:
+        """Nothing: they are used as they are."""
 
     def forward(self, vectors: np.ndarray) -> np.ndarray:
         self.outputs = [vectors]

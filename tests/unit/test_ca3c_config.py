@@ -88,7 +88,7 @@ def test_the_numbers_of_the_paper_stand_in_its_presets():
     assert (teacher("cdrl-kd-gae", "student").t_stop, teacher("cdrl-kd-gae", "student").layer) == (1_000_000, "policy")
     assert teacher("cdrl-offline", "bowling").alignment == "runs/cdrl-offline-align"
     agent = preset("a3c-pong").agent
-    assert agent == A3CConfig()
+    assert agent == A3CConfig(backend="fused")
     constants = (agent.torso, agent.lstm, agent.rollout, agent.discount, agent.gae_lambda, agent.lr, agent.grad_clip)
     assert constants == ("universe", 256, 20, 0.99, 1.0, 1e-4, 40.0)
     assert (agent.value_coef, agent.entropy_coef, agent.adam_eps, agent.reward_scale) == (0.25, 0.01, 1e-8, 1.0)
@@ -154,6 +154,8 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a seed of forty digits": ({"seed": int("9" * 40)}, ["seed", "out of range"]),
     "a GPU": ({"runtime": {"device": "cuda"}}, ["runtime.device", "cpu"]),
     "a name that leaves the folder": ({"name": "../x"}, ["name", "../x"]),
+    "several games in a worker": ({"tasks": [{**POLE, "env": {**POLE["env"], "copies": 2}}]}, ["tasks.env.copies"]),
+    "one game for all workers": ({"tasks": [{**POLE, "env": {**POLE["env"], "shared": True}}]}, ["tasks.env.shared"]),
     "a game that does not exist": (
         {"tasks": [{**PONG, "env": {"id": "mpi_ltcr/Atari-v0", "kwargs": {"game": "Pongg"}}}]},
         ["Pongg", "did you mean pong"],
