@@ -233,10 +233,13 @@ def fingerprint(config: Config, spec: EnvSpec, agent: int) -> str:
     settings = config.agent_of(agent)
     compared = config.transfer.method != "none" or config.log.probe_size
     support = {f"agent.{name}": getattr(settings, name) for name in ("atoms", "vmin", "vmax") if compared}
+    game = {f"env.{name}": value if config.env.shared else None for name, value in vars(config.env).items()}
     return json.dumps(
         {
             "version": __version__,
             **support,
+            "env.shared": config.env.shared,  # first of those of the game that all are in
+            **game,
             "env.observation": [list(spec.obs_shape), str(spec.obs_dtype)],
             "env.actions": spec.num_actions,
             "frames": config.frames,

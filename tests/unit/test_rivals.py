@@ -194,3 +194,16 @@ def test_where_nobody_needs_a_policy_nobody_is_looked_for() -> None:
     asked = load("--env.kwargs.enemies", "selfplay")
     assert rivals.without_policies(asked.env) == {**asked.env.kwargs, "enemies": "random"}
     assert rivals.find(asked).every == 10_000
+
+
+def test_ranks_that_share_a_game_must_agree_on_its_rules_and_enemies_and_on_whether_they_share_it() -> None:
+    spec = member_of(load()).spec
+    mine = assembly.fingerprint(load(), spec, 0)
+    assert assembly.disagreement([mine, assembly.fingerprint(load(), spec, 1)]) is None
+    others = assembly.fingerprint(load("--env.kwargs.enemies", "selfplay"), spec, 1)
+    told = assembly.disagreement([mine, others])
+    assert told.startswith("env.kwargs: agent 0 has {")
+    assert "'enemies': 'selfplay'" in told
+    alone = assembly.fingerprint(load("--env.shared", "false", "--env.copies", "1"), spec, 1)
+    assert assembly.disagreement([mine, alone]).startswith("env.shared: agent 0 has True, agent 1 has ")
+    assert assembly.disagreement([alone, mine]).startswith("env.shared: agent 0 has ")
