@@ -1,13 +1,14 @@
-"""LTCR Fig. 4 and 7: returns over frames, one line for each method.
+"""LTCR Fig. 4, 6 and 7: returns over frames, one line for each method.
 
     python analysis/learning_curve.py runs/9-1-* runs/alone-* -o fig4.png
+    python analysis/learning_curve.py runs/zaxxon-9-1-* runs/zaxxon-alone-* --window 50000 -o fig6.png
     python analysis/learning_curve.py runs/2v2-* --window 1000 -o fig7.png
     python analysis/learning_curve.py runs/9-1-* --by agent --statistic iqm
 
 One curve is one agent of one run: its returns (of evaluations, or of training episodes) as a trailing average, as the
-paper's "moving averages over 500 frames". A line is the mean or the interquartile mean over all curves of a method,
-its band the 95 % bootstrap band over seeds, each drawn with all of its agents. Runs of unequal length are compared
-over the frames that all runs of the method have.
+paper's "moving averages over 500 frames" of CartPole (Atari is evaluated every 5 000 or 10 000). A line is the mean or
+the interquartile mean over all curves of a method, its band the 95 % bootstrap band over seeds, each drawn with all of
+its agents. Runs of unequal length are compared over the frames that all runs of the method have.
 
 The CSV has a row for each line and frame: group, method, agent (empty: all), statistic, frames, return, low, high
 (empty for one seed), seeds, curves.
