@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpi_ltcr import __version__, options
 from mpi_ltcr.comm import launch
 from mpi_ltcr.config import Config, ConfigError
 from mpi_ltcr.verbs.checks import Parser, check_env, check_out, complain, require_run
+
+if TYPE_CHECKING:
+    from mpi_ltcr.archive.regroup import Regrouping
 
 HELP = """usage: mpi-ltcr VERB ...
 
@@ -22,6 +26,7 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
   mpi-ltcr train ltcr-cartpole-9-1 --plan               who does what, sizes; starts nothing
   mpi-ltcr train ltcr-cartpole-9-1 --print_config       the whole configuration as YAML
   mpirun -n 2 mpi-ltcr resume runs/a                    go on from the last whole checkpoint
+  mpirun -n 3 mpi-ltcr resume runs/a --agents 3         with a team of another size; --keep 0,2 says who stays
   mpi-ltcr launch -n 2 --max-restarts 3 -- train ltcr-cartpole-9-1     finds mpirun, goes on after a crash
   mpi-ltcr status runs/a [--json] [--exit-code]         what it is doing
   mpi-ltcr watch runs/a [--once]                        the same renewed: returns, KL, phases, each rank's heartbeat
@@ -70,21 +75,27 @@ def train(arguments: list[str]) -> None:
 
 
 def resume(arguments: list[str]) -> None:
-    """Go on with a run."""
+    """Go on with a run, with the same team or another one."""
+    from mpi_ltcr.verbs.teams import add_options, change_of_team
+
     parser = Parser("mpi-ltcr resume", description=resume.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
     parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
+    add_options(parser)
     asked = parser.parse_args(arguments)
     require_run(asked.run)
     frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
     config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])
+    config, change = change_of_team(asked, config)
     check_env(config)
     config.check_team(launch.size())
-    run_job(config, asked.run, asked.force_unlock)
+    run_job(config, asked.run, asked.force_unlock, change)
 
 
-def run_job(config: Config, resumed: Path | None = None, force_unlock: bool = False) -> None:
+def run_job(
+    config: Config, resumed: Path | None = None, force_unlock: bool = False, change: Regrouping | None = None
+) -> None:
     """Start MPI, run, and leave in order; a JobError is printed by rank 0 alone."""
     from mpi_ltcr.comm import runtime
 
@@ -95,7 +106,7 @@ def run_job(config: Config, resumed: Path | None = None, force_unlock: bool = Fa
         from mpi_ltcr.programs import PROGRAMS  # only now, because it loads torch: a wrong launcher is refused at once
         from mpi_ltcr.programs.job import Job
 
-        Job(config, resumed, force_unlock).run(comm, PROGRAMS[config.program].prepare, signals)
+        Job(config, resumed, force_unlock, change).run(comm, PROGRAMS[config.program].prepare, signals)
     except runtime.JobError as error:
         complain(str(error))
         code = error.code

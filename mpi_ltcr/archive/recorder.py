@@ -85,20 +85,26 @@ class Recorder:
             for column in list(table.columns)[1:]:
                 group[column].dims[0].attach_scale(group["frames"])
 
-    def rewind(self, rows: dict[str, int]) -> None:
+    def rewind(self, rows: dict[str, int], source: Path | None = None) -> None:
         """Take over the published log, cut to `rows` of each table, so that after a resume each step appears once.
+
+        Args:
+            source: another log, to go on with in this one's place.
 
         Raises:
             ValueError: the published log is shorter than the checkpoint says, or of another format version.
         """
-        with h5py.File(self.path, "r", locking="best-effort") as file:
+        if not any(rows.values()):  # of a new agent, or one that has not recorded anything yet
+            return
+        source = source or self.path
+        with h5py.File(source, "r", locking="best-effort") as file:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:
-                raise ValueError(f"{self.path}: log format version {version}, this program writes {FORMAT_VERSION}")
+                raise ValueError(f"{source}: log format version {version}, this program writes {FORMAT_VERSION}")
             for name, table in self.tables.items():
                 content = {c: _read_column(file[name][c]) for c in table.columns}
                 if len(content["frames"]) < rows[name]:
-                    raise ValueError(f"{self.path}: {name} has {len(content['frames'])} rows, expected {rows[name]}")
+                    raise ValueError(f"{source}: {name} has {len(content['frames'])} rows, expected {rows[name]}")
                 table.replace(content, rows[name])
 
 

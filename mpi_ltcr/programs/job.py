@@ -18,6 +18,7 @@ from mpi_ltcr import __version__, options
 from mpi_ltcr.archive.checkpoint import CheckpointError
 from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.recorder import Recorder
+from mpi_ltcr.archive.regroup import Regrouping
 from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError, new_name
 from mpi_ltcr.archive.space import require_space
 from mpi_ltcr.comm import runtime
@@ -38,6 +39,8 @@ class Start(NamedTuple):
     signals: StopSignals
     attempt: int
     resumed: bool
+    regrouping: Regrouping | None = None
+    """How the team changes, if so."""
 
     def recorder(self, path: Path, index: int) -> Recorder:
         """The log of one agent or server."""
@@ -74,6 +77,7 @@ class Job(NamedTuple):
     config: Any
     resumed: Path | None = None
     force_unlock: bool = False
+    regrouping: Regrouping | None = None
 
     def run(self, comm: Any, prepare: Prepare, signals: StopSignals) -> None:
         """Collective. Train to the end.
@@ -92,14 +96,16 @@ class Job(NamedTuple):
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
         runtime.watchdog.attach(Heartbeats(run.root, attempt), float(self.config.runtime.patience_s))
         try:
-            program(Start(self.config, comm, service, run, signals, attempt, self.resumed is not None))
+            resumed = self.resumed is not None
+            program(Start(self.config, comm, service, run, signals, attempt, resumed, self.regrouping))
         except JobError:  # an orderly end, e.g. without a usable checkpoint: a lock left behind would bar other hosts
             run.unlock()
             raise
 
     def _agree(self, service: Service) -> None:
         """Collective. Before anything else: ranks that run different commands would never meet again."""
-        commands = service.texts(f"{'resume' if self.resumed else 'train'} {self.config.program}")
+        change = f", {self.regrouping}" if self.regrouping else ""
+        commands = service.texts(f"{'resume' if self.resumed else 'train'} {self.config.program}{change}")
         other = next((rank for rank, command in enumerate(commands) if command != commands[0]), 0)
         if other:
             told = f"rank 0 was started with {commands[0]}, rank {other} with {commands[other]}"

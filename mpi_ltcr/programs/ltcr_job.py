@@ -9,7 +9,6 @@ from typing import Any
 
 from mpi_ltcr import assembly, devices, envs
 from mpi_ltcr.archive import checkpoint
-from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.comm import node, runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role, ltcr_roles
@@ -17,6 +16,7 @@ from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.config import Config, require
 from mpi_ltcr.programs.job import Program, Start, place, together
 from mpi_ltcr.programs.ltcr import ltcr
+from mpi_ltcr.programs.regrouping import take_seats
 from mpi_ltcr.programs.session import Session
 from mpi_ltcr.rivals import Rivals, find, without_policies
 
@@ -49,7 +49,7 @@ def prepare_ltcr(
             attempt=start.attempt,
         )
         if start.resumed:
-            _restore(session, service, start.run)
+            _restore(session, service, start)
         where = place(comm, device)
         session.event("info", f"attempt {start.attempt} on {where}")
         if crowd := devices.crowd(device, on_gpus):
@@ -83,8 +83,10 @@ def _check_memory(config: Config, comm: Any, role: Role) -> None:
     require(not problem, problem)
 
 
-def _restore(session: Session, service: Service, run: RunDirectory) -> None:
+def _restore(session: Session, service: Service, start: Start) -> None:
     """Collective. Every rank continues from the newest whole checkpoint; newer ones that are not whole are named."""
+    run, change = start.run, start.regrouping
+    before = change.before if change else service.size
 
     def choose() -> str:
         if service.rank:
@@ -93,9 +95,13 @@ def _restore(session: Session, service: Service, run: RunDirectory) -> None:
         for reason in refused:
             print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
         size = checkpoint.read_manifest(folder)["world_size"]
-        if size != service.size:
-            raise ValueError(f"{folder.name} is of {size} agents, {service.size} started; use mpirun -n {size}")
+        if size != before:
+            told = f"{folder.name} is of {size} agents, not of {before}"
+            raise ValueError(f"{told}; use mpirun -n {size}, or change the team: resume --agents {service.size}")
         return str(folder)
 
     folder = Path(service.announce(together(service, choose, runtime.BAD_CHECKPOINT)))
-    together(service, lambda: session.restore(folder), runtime.BAD_CHECKPOINT)
+    if change:
+        take_seats(session, service, run, folder, change)
+    else:
+        together(service, lambda: session.restore(folder), runtime.BAD_CHECKPOINT)

@@ -288,20 +288,23 @@ class Session:
         """Continue from a verified checkpoint: the rows that came after it are cut from the log."""
         self.shelf.know(folder)
         state = self.shelf.fetch(checkpoint.load_file(folder / checkpoint.rank_file(self.member.role.agent)))
+        self.take(state, self.recorder.path)
+        if self.member.memory is not None:
+            self.member.memory.load_state(self.shelf.fetch(checkpoint.load_file(folder / "memory.h5")))
+        self.event("info", f"resumed from {folder.name}, attempt {self.attempt}")
+
+    def take(self, state: State, log: Path) -> None:
+        """Continue from a state and the log that belongs to it."""
         session = state["session"]
         self.frames = self.saved = session["frames"]
-        self.updates = session["updates"]
-        self.evaluations, self._earlier_s = session["evaluations"], session["wall_s"]
+        self.updates, self.evaluations, self._earlier_s = (session[k] for k in ("updates", "evaluations", "wall_s"))
         self._perf_at = (self.frames, self.wall_s)
-        self.recorder.rewind(session["log_rows"])
+        self.recorder.rewind(session["log_rows"], log)
         self.member.agent.load_state(state["agent"])
         self.member.loop.load_state(state["loop"])
         self.member.transfer.load_state(state["transfer"])
-        if self.member.memory is not None:
-            self.member.memory.load_state(self.shelf.fetch(checkpoint.load_file(folder / "memory.h5")))
         if self.progress:
             self.progress.resumed(self.frames)
-        self.event("info", f"resumed from {folder.name}, attempt {self.attempt}")
 
     # The end
 

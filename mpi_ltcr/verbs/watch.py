@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpi_ltcr.archive.heartbeats import read_heartbeats
+from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.reader import Log, ReadError, read_logs
 from mpi_ltcr.config import ConfigError
 from mpi_ltcr.verbs.checks import Parser, require_run
@@ -54,7 +54,7 @@ def look(run: Path, now: float) -> tuple[str, bool]:
         lines.append("no logs yet")
     else:
         lines += [*progress(seen, logs[0]), "", *table(logs), "", *phases(logs)]
-    lines += ["", *ranks(run, now)]
+    lines += ["", *ranks(run, now, int(seen.status.get("attempt", 1)))]
     return "\n".join(lines).rstrip() + "\n", seen.lost or seen.status["state"] not in ("running", "stopping")
 
 
@@ -96,9 +96,9 @@ def phases(logs: list[Log]) -> Iterator[str]:
         yield f"agent {log.agent}: {shares}   {float(perf['rss_bytes'][-1]) / 1e6:.0f} MB"
 
 
-def ranks(run: Path, now: float) -> Iterator[str]:
-    """Each rank's newest sign of life."""
-    for rank, pulse in read_heartbeats(run / "heartbeat").items():
+def ranks(run: Path, now: float, attempt: int) -> Iterator[str]:
+    """Each rank's newest sign of life in this attempt."""
+    for rank, pulse in Heartbeats(run, attempt).read().items():
         doing = f"waits for {pulse['waits']['what']}" if pulse["waits"] else pulse["phase"]
         idle = f", no progress for {pulse['silence_s']:.0f} s" if pulse["silence_s"] >= 5 else ""
         yield f"rank {rank} on {pulse['host']}: {max(0.0, now - pulse['time']):.0f} s ago, {doing}{idle}"

@@ -334,6 +334,14 @@ CASES = {
     "a watch over what is missing": Case(["watch", "missing", "--once"], ["missing", "config.yaml"]),
     "an export for nobody": Case(["export", "run"], ["--csv", "--tensorboard", "--safetensors"]),
     "an export of what is missing": Case(["export", "missing", "--csv"], ["missing", "config.yaml"]),
+    "a team change of cA3C": Case(["resume", "pong", "--agents", "2"], ["--agents", "ca3c"]),
+    "who stays, of a team that does not change": Case(["resume", "run", "--keep", "0"], ["--keep", "--agents"]),
+    "a team of nobody": Case(["resume", "run", "--agents", "0"], ["--agents", "at least 1"]),
+    "a team on other ranks": Case(["resume", "run", "--agents", "3"], ["--agents: 3", "mpirun -n 3"]),
+    "who stays as no list": Case(["resume", "run", "--agents", "1", "--keep", "0;1"], ["--keep", "0,2"]),
+    "newcomers of another kind": Case(
+        ["resume", "run", "--agents", "1", "--new-agents", "old"], ["new-agents", "fresh"]
+    ),
     "status of what is missing": Case(["status", "missing"], ["missing", "status.json"]),
     "status of strange contents": Case(["status", "damaged"], ["damaged", "status.json"]),
     "status of two runs": Case(["status", "run", "run"], ["run"]),

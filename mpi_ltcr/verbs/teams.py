@@ -1,0 +1,59 @@
+"""`resume --agents`: what is asked of a team that shall go on with another number of agents."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from typing import Any
+
+from mpi_ltcr.archive.checkpoint import CheckpointError
+from mpi_ltcr.archive.reader import ReadError
+from mpi_ltcr.archive.regroup import Regrouping, regroup
+from mpi_ltcr.comm import launch
+from mpi_ltcr.config import Config, ConfigError, require
+from mpi_ltcr.verbs.checks import complain
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `resume` that change the team."""
+    parser.add_argument("--agents", type=int, metavar="M", help="LTCR: go on with so many agents, on mpirun -n M")
+    parser.add_argument("--keep", metavar="0,2", help="with --agents: who stays, in this order (default: the first M)")
+    parser.add_argument(
+        "--new-agents",
+        choices=("fresh", "clone-best"),
+        default="fresh",
+        help="with --agents: what additional ones begin with: nothing, or what the best one knows",
+    )
+
+
+def change_of_team(asked: argparse.Namespace, config: Any) -> tuple[Any, Regrouping | None]:
+    """The configuration of the team that goes on, and how it comes about; (config, None) where nothing is to change.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    if asked.agents is None:
+        require(asked.keep is None, "--keep: says who stays when the team changes; give --agents as well")
+        return config, None
+    require(
+        isinstance(config, Config),
+        f"--agents: {config.program} cannot change its team; its workers share one network: start a new run",
+    )
+    require(not config.env.shared, "--agents: a shared game has a fixed number of ships; start a new run")
+    require(asked.agents >= 1, f"--agents: {asked.agents} is no team; take at least 1")
+    size = launch.size()
+    require(asked.agents == size, f"--agents: {asked.agents} asked for, {size} started; use mpirun -n {asked.agents}")
+    sound = asked.keep is None or re.fullmatch(r"\d{1,6}(,\d{1,6})*", asked.keep)
+    require(bool(sound), f"--keep: {asked.keep!r} is no list of agents; write e.g. --keep 0,2")
+    keep = None if asked.keep is None else [int(number) for number in asked.keep.split(",")]
+    try:
+        change = regroup(asked.run, asked.agents, keep, clone_best=asked.new_agents == "clone-best")
+    except (ValueError, ReadError) as error:
+        raise ConfigError(str(error)) from None
+    except CheckpointError as error:
+        complain(str(error))
+        launch.let_rank0_leave_first()
+        sys.exit(65)
+    return dataclasses.replace(config, agents=change.settings(config.agents)), change
