@@ -39,12 +39,12 @@ def rows(run: Path, agent: int) -> list[tuple[int, float]]:
 def test_a_team_of_four_becomes_two_and_then_three(mpirun, tmp_path):
     run = tmp_path / "run"
     argv = ["-m", "mpi_ltcr", "train", "ltcr-cartpole-9-1", *TINY, "--agents", UNLIKE, "--frames", "200"]
-    assert mpirun(4, [*argv, "--out", str(run)]).rc == 0
+    assert mpirun(4, [*argv, "--out", str(run)], timeout=120).rc == 0
     four, rows_of_two = states(run, 200), rows(run, 2)
     memory = (run / "checkpoints" / "step_000000200" / "memory.h5").read_bytes()
 
     resume = ["-m", "mpi_ltcr", "resume", str(run), "--agents"]
-    done = mpirun(2, [*resume, "2", "--keep", "0,2", "--frames", "300"])
+    done = mpirun(2, [*resume, "2", "--keep", "0,2", "--frames", "300"], timeout=120)
     assert done.rc == 0, done.err
     two = states(run, 200)
     assert leaves(two[0]["agent"]) == leaves(four[0]["agent"])
@@ -60,7 +60,7 @@ def test_a_team_of_four_becomes_two_and_then_three(mpirun, tmp_path):
     assert [frames for frames, _ in rows(run, 1)] == sorted({frames for frames, _ in rows(run, 1)})
     assert len(read_logs(run / "teams" / "until-000000200-of-4")) == 4
 
-    done = mpirun(3, [*resume, "3", "--new-agents", "clone-best", "--frames", "400"])
+    done = mpirun(3, [*resume, "3", "--new-agents", "clone-best", "--frames", "400"], timeout=120)
     assert done.rc == 0, done.err
     three = states(run, 300)
     assert len(three) == len(states(run, 400)) == 3
