@@ -70,7 +70,8 @@ def certificate(root: Path, frames: int = 100, seed: int = 5, **changed: Any) ->
     config = config_of(root.parent / f"{root.name}-source", seed=seed, **changed)
     run.create(options.to_yaml(config), {})
     for number, task in enumerate(config.tasks):
-        store = assembly.build_store(config, number, [])
+        teachings = [assembly.load_teaching(config, task, teacher) for teacher in task.teachers]
+        store = assembly.build_store(config, number, teachings)
         steepen(store.values, config, number)
         save(run.task_checkpoints(task.name), frames, {assembly.SERVER_FILE: {"store": store.state()}})
     run.unlock()

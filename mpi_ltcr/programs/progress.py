@@ -9,14 +9,15 @@ TERMINAL_S, LOG_S = 0.5, 30.0
 
 
 class Progress:
-    """Frames, speed, last evaluation and time to go, on standard error.
+    """Frames, speed, how well it does and time to go, on standard error.
 
     Args:
         frames: of the whole run.
+        measure: what `evaluated` is told, in words.
     """
 
-    def __init__(self, frames: int) -> None:
-        self.total = frames
+    def __init__(self, frames: int, measure: str = "eval return") -> None:
+        self.total, self.measure = frames, measure
         self.live = sys.stderr.isatty()
         self.every = TERMINAL_S if self.live else LOG_S
         self.value = float("nan")
@@ -28,7 +29,7 @@ class Progress:
         self.shown = self.start
 
     def evaluated(self, value: float) -> None:
-        """Remember the newest evaluation."""
+        """Remember the newest value of the measure."""
         self.value = value
 
     def show(self, frames: int) -> None:
@@ -45,15 +46,15 @@ class Progress:
         to_go = f"{left // 3600}:{left % 3600 // 60:02d}:{left % 60:02d}".removeprefix("0:")
         done = "#" * round(20 * frames / self.total)
         bar = f"[{done:<20}] " if self.live else ""
-        return (
-            f"{bar}{frames} / {self.total} frames   {rate:.0f} frames/s   eval return {self.value:.1f}   to go {to_go}"
-        )
+        measured = f"{self.measure} {self.value:.1f}"
+        return f"{bar}{frames} / {self.total} frames   {rate:.0f} frames/s   {measured}   to go {to_go}"
 
     def done(self, frames: int, state: str) -> None:
         """The last line."""
         seconds = time.perf_counter() - self.start
         rate = (frames - self.first) / max(1e-9, seconds)
-        self._print(f"{state}: {frames} frames in {seconds:.0f} s, {rate:.0f} frames/s   eval return {self.value:.1f}")
+        speed = f"{frames} frames in {seconds:.0f} s, {rate:.0f} frames/s"
+        self._print(f"{state}: {speed}   {self.measure} {self.value:.1f}")
 
     def _print(self, text: str, end: str = "\n") -> None:
         print(f"mpi-ltcr: {text}" + (" " * 8 if self.live else ""), end=end, file=sys.stderr, flush=True)

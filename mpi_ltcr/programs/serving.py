@@ -56,7 +56,7 @@ class Serving:
         self.publish_s, self.keep, self.world_size, self.first = publish_s, keep, world_size, first
         self.checkpoints = run.task_checkpoints(name)
         self.returns: deque[float] = deque(maxlen=LAST_EPISODES)
-        self.progress = Progress(server.limit) if first else None
+        self.progress = Progress(server.limit, f"{name}, last {LAST_EPISODES} episodes") if first else None
         self._earlier_s, self._start = 0.0, time.perf_counter()
         self._published = time.perf_counter()
         self._entries: dict[str, checkpoint.Entry] = {}
