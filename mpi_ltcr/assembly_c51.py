@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from mpi_ltcr.agents import AGENTS
 from mpi_ltcr.agents.c51 import C51Agent
-from mpi_ltcr.agents.c51_fused import FusedC51Agent
 from mpi_ltcr.config import C51Config, ConfigError
 from mpi_ltcr.formulas import categorical, schedules
 from mpi_ltcr.interfaces import EnvSpec
@@ -73,15 +73,14 @@ def build_c51(
 
 
 def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Callable[..., C51Agent]:
-    """The agent that computes as `backend` says; raises ConfigError where it cannot."""
+    """The agent that computes as `returns` and `backend` say; raises ConfigError where it cannot."""
+    agent: Callable[..., C51Agent] = AGENTS[settings.returns, settings.backend]
     if settings.backend == "eager":
-        return C51Agent
+        return agent
     if device.type != "cpu":
         raise ConfigError("agent.backend: fused computes on the CPU; set agent.device: cpu, or agent.backend: eager")
     widths = settings.hidden if settings.torso == "mlp" else ()
-    return functools.partial(
-        FusedC51Agent, sizes=[int(np.prod(spec.obs_shape)), *widths, spec.num_actions * settings.atoms]
-    )
+    return functools.partial(agent, sizes=[int(np.prod(spec.obs_shape)), *widths, spec.num_actions * settings.atoms])
 
 
 def build_net(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> AtomNetwork:
@@ -93,19 +92,22 @@ def build_net(settings: C51Config, spec: EnvSpec, generator: torch.Generator) ->
     hidden = HIDDEN[settings.torso](settings)
     own = hidden[-1:] if settings.dueling or settings.noisy else ()
     torso = TORSOS[settings.torso](spec, hidden[: len(hidden) - len(own)], generator)
-    head = _build_head(settings, torso.features, sum(own), spec.num_actions, generator)
-    return AtomNetwork(torso=torso, head=head, actions=spec.num_actions, atoms=settings.atoms)
+    atoms = settings.quantiles if settings.returns == "quantiles" else settings.atoms
+    head = _build_head(settings, torso.features, sum(own), spec.num_actions, atoms, generator)
+    return AtomNetwork(torso=torso, head=head, actions=spec.num_actions, atoms=atoms)
 
 
-def _build_head(settings: C51Config, features: int, hidden: int, actions: int, generator: torch.Generator) -> nn.Module:
+def _build_head(
+    settings: C51Config, features: int, hidden: int, actions: int, atoms: int, generator: torch.Generator
+) -> nn.Module:
     layer: Layer = functools.partial(linear, generator=generator)
     if settings.noisy:
         layer = functools.partial(NoisyLinear, sigma0=settings.noisy, generator=generator)
     if settings.dueling:
-        return Dueling(features=features, hidden=hidden, actions=actions, atoms=settings.atoms, layer=layer)
+        return Dueling(features=features, hidden=hidden, actions=actions, atoms=atoms, layer=layer)
     if settings.noisy:
-        return Stream(features=features, hidden=hidden, outputs=actions * settings.atoms, layer=layer)
-    return layer(features, actions * settings.atoms)
+        return Stream(features=features, hidden=hidden, outputs=actions * atoms, layer=layer)
+    return layer(features, actions * atoms)
 
 
 def _mlp(spec: EnvSpec, widths: tuple[int, ...], generator: torch.Generator) -> MLP:

@@ -112,13 +112,10 @@ class C51Agent:
         batch = sample.batch
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
         with torch.no_grad():
-            next_obs = self._obs(batch.next_obs)
-            next_action = self._choice(next_obs) if self.double else None
-            with self.target_noise.fresh():
-                next_logits = self.target_net(next_obs)
+            next_logits, next_action = self._following(self._obs(batch.next_obs))
             target = categorical.target_distribution(reward, discount, next_logits, self.support, next_action)
         with self.noise.fresh():
-            logits = categorical.at_action(self.net(self._obs(batch.obs)), self._tensor(batch.action))
+            logits = self._at(batch.obs, batch.action)
         losses = categorical.cross_entropy(target, logits)
         norm = self.revisit_stepper.step((self._tensor(sample.weights) * losses).mean())
         if self.replay.rated:
@@ -131,10 +128,26 @@ class C51Agent:
             "clipped_fraction": float(categorical.clipped_fraction(positions, self.support)),
         }
 
-    def _choice(self, obs: torch.Tensor) -> torch.Tensor:
-        """The online network's greedy actions, (B,)."""
+    def _following(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the target network says of the next states, (B, A, K), and a* there, (B,)."""
+        with self.target_noise.fresh():
+            outputs = self.target_net(obs)
+        if not self.double:
+            return outputs, self._best(outputs)
         with self.noise.fresh():
-            return categorical.greedy(self.net(obs), self.support)
+            return outputs, self._best(self.net(obs))
+
+    def _at(self, obs: np.ndarray, action: np.ndarray) -> torch.Tensor:
+        """The online network's outputs at (s, a), (B, K), with gradient."""
+        return categorical.at_action(self.net(self._obs(obs)), self._tensor(action))
+
+    def _best(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The greedy actions, (B, A, K) -> (B,)."""
+        return categorical.greedy(outputs, self.support)
+
+    def _probs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Masses on the support, (B, A, K), out of what the network says."""
+        return outputs.softmax(-1)
 
     # Phases 2 and 3
 
@@ -162,7 +175,7 @@ class C51Agent:
         return metrics
 
     def _follow_kl(self, lesson: Lesson) -> Metrics:
-        logits = categorical.at_action(self.net(self._obs(lesson.features.obs)), self._tensor(lesson.features.action))
+        logits = self._at(lesson.features.obs, lesson.features.action)
         loss = distillation.peer_loss(self._tensor(lesson.target), logits)
         norm = self.digest_stepper.step(loss)
         return {"distill_loss": float(loss.detach()), "digest_grad_norm": norm}
@@ -173,7 +186,8 @@ class C51Agent:
 
     @torch.no_grad()
     def _masses(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
-        masses: np.ndarray = (self.target_net if target else self.net)(self._obs(obs)).softmax(-1).cpu().numpy()
+        outputs = (self.target_net if target else self.net)(self._obs(obs))
+        masses: np.ndarray = self._probs(outputs).cpu().numpy()
         return masses
 
     # Checkpoints
@@ -227,7 +241,7 @@ class C51Agent:
 
     @torch.no_grad()
     def _greedy(self, obs: np.ndarray) -> int:
-        return int(categorical.greedy(self.net(self._obs(obs[None])), self.support))
+        return int(self._best(self.net(self._obs(obs[None]))))
 
     def _copy_target(self) -> None:
         with torch.no_grad():

@@ -60,9 +60,9 @@ TABLES: dict[str, dict[str, Column]] = {
         "evaluation": Column("i1", "1", "1: of an evaluation game, 0: of a training game"),
     },
     "train": {
-        "td_loss": Column("f8", "nats", "LTCR Eq. 3 as cross-entropy, mean over the round's Revisit updates"),
+        "td_loss": Column("f8", "nats", "LTCR Eq. 3 as cross-entropy (QR: its loss), mean of the round's Revisits"),
         "revisit_grad_norm": Column("f8", "1", "global gradient norm of Revisit before clipping, mean over the round"),
-        "distill_loss": Column("f8", "nats", "LTCR Eq. 6 per vector before the round's first Digest update"),
+        "distill_loss": Column("f8", "nats", "LTCR Eq. 6 per vector (QR: its loss) before the round's first Digest"),
         "digest_grad_norm": Column("f8", "1", "global gradient norm of the round's first Digest update"),
         "q_mean": Column("f8", "reward", "mean expected value of the actions in the last Revisit batch"),
         "clipped_fraction": Column("f8", "1", "share of the target's atoms outside the support, last Revisit batch"),

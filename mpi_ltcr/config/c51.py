@@ -19,6 +19,10 @@ class C51Config:
 
     backend: Literal["eager", "fused"] = "eager"
     """`eager`: torch's autograd, any network and device; `fused`: by hand in numpy, an MLP on the CPU, faster."""
+    returns: Literal["atoms", "quantiles"] = "atoms"
+    """`atoms`: masses of the support, as the paper; `quantiles`: QR-DQN (Dabney et al. 2018), which teaches atoms."""
+    quantiles: PositiveInt = 51
+    """N, quantiles of each distribution where `returns` are such (ref)."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Of this agent alone; None: as `runtime.device` says for all."""
     torso: Literal["mlp", "linear", "nature"] = "mlp"
@@ -97,6 +101,10 @@ class C51Config:
             "agent.backend: fused has no convolutions; for agent.torso: nature set agent.backend: eager",
         )
 
+        require(
+            self.backend == "eager" or self.returns == "atoms",
+            "agent.returns: the fused backend computes atoms only; set agent.backend: eager",
+        )
         for name in ("dueling", "noisy"):
             require(
                 self.backend == "eager" or not getattr(self, name),

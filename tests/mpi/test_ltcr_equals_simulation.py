@@ -162,13 +162,14 @@ CASES = {
         2,
         {"transfer.target": "mean", "transfer.revisit": "5", "transfer.digest": "5"},
     ),
-    "C51, Rainbow and a linear one that learn from the average of all": (
+    "C51, Rainbow and linear quantiles that learn from the average of all": (
         3,
         {
             "transfer.target": "mean",
             "transfer.upload_probability": "0.5",
             "agents": "[{backend: fused, n_step: 2}, "
-            "{dueling: true, double: true, noisy: 0.5, n_step: 3, prioritised: true}, {torso: linear, lr: 1e-3}]",
+            "{dueling: true, double: true, noisy: 0.5, n_step: 3, prioritised: true}, "
+            "{torso: linear, lr: 1e-3, returns: quantiles}]",
         },
     ),
     "three peers, a subset of each teacher, the best teaches": (

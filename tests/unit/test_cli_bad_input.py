@@ -165,6 +165,11 @@ CASES = {
     "streams by hand": alone(
         "--agent.backend", "fused", "--agent.dueling", "true", says=["agent.dueling", "agent.backend: eager"]
     ),
+    "quantiles by hand": alone(
+        "--agent.backend", "fused", "--agent.returns", "quantiles", says=["agent.returns", "agent.backend: eager"]
+    ),
+    "no quantiles": alone("--agent.quantiles", "0", says=["agent.quantiles", "0"]),
+    "returns of no kind": alone("--agent.returns", "means", says=["agent.returns", "'atoms', 'quantiles'"]),
     "noise by hand": alone(
         "--agent.backend", "fused", "--agent.noisy", "0.5", says=["agent.noisy", "agent.backend: eager"]
     ),

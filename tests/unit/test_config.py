@@ -124,9 +124,10 @@ def test_teammates_may_differ_in_everything_but_their_lessons_and_their_rounds()
         "prioritised": True, "priority_omega": 0.1, "beta_start": 0.1, "beta_frames": 3, "target_period": 3,
         "epsilon_start": 0.5, "epsilon_end": 0.3, "epsilon_frames": 3,
     }  # fmt: skip
-    Config(agents=[{}, others, {"dueling": True, "noisy": 0.5}])
+    eager = {"dueling": True, "noisy": 0.5, "returns": "quantiles", "quantiles": 7}
+    Config(agents=[{}, others, eager])
     fields = {f.name: f.default for f in dataclasses.fields(C51Config)}
-    assert set(fields) == common | set(others) | {"dueling", "noisy"}
+    assert set(fields) == common | set(others) | set(eager)
     for name in common:
         with pytest.raises(ConfigError, match=rf"agents: agent\.{name} must be the same for all"):
             Config(agents=[{}, {name: fields[name] + 1 if name != "discount" else 0.5}])
