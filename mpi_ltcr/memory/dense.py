@@ -29,9 +29,6 @@ class DenseStore:
     def __len__(self) -> int:
         return len(self.ring)
 
-    def receive(self, transition: Transition) -> Transition:
-        return transition
-
     def add(self, transition: Transition) -> int:
         return self.ring.add(
             obs=transition.obs,

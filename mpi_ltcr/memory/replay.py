@@ -33,16 +33,8 @@ class Store(Stateful, Protocol):
 
     def __len__(self) -> int: ...
 
-    def receive(self, transition: Transition) -> Transition:
-        """Take in one step as it happens; hand it out with its observations as `add` wants them.
-
-        Called with every step, in order, before several of them are joined: a store that keeps each frame once puts
-        the frames away here and replaces the observations by their numbers.
-        """
-        ...
-
     def add(self, transition: Transition) -> int:
-        """Write a transition of received observations over the oldest row; that row's place."""
+        """Write a transition over the oldest row; that row's place."""
         ...
 
     def take(self, rows: np.ndarray) -> Transition:
@@ -85,7 +77,7 @@ class Replay:
 
     def add(self, transition: Transition) -> None:
         """Remember one step, as soon as the steps that belong to it have followed."""
-        for joined in self.n_step.push(self.store.receive(transition)):
+        for joined in self.n_step.push(transition):
             self.order.add(self.store.add(joined))
 
     def sample(self, count: int) -> Sample:
