@@ -23,6 +23,7 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
 
   mpirun -n 2 mpi-ltcr train ltcr-cartpole-9-1          train a preset (see: mpi-ltcr presets)
   mpirun -n 2 mpi-ltcr train ltcr-cartpole-9-1 --agent.lr 3e-4 --seed 2 --out runs/a
+  mpi-ltcr doctor [ltcr-cartpole-9-1]                   will it run here? what to mend if not
   mpi-ltcr train ltcr-cartpole-9-1 --plan               who does what, sizes; starts nothing
   mpi-ltcr train ltcr-cartpole-9-1 --print_config       the whole configuration as YAML
   mpirun -n 2 mpi-ltcr resume runs/a                    go on from the last whole checkpoint
@@ -163,6 +164,7 @@ VERBS = {
     "train": train,
     "resume": resume,
     "launch": _in_verbs("launch"),
+    "doctor": _in_verbs("doctor"),
     "eval": evaluate,
     "export": _in_verbs("export"),
     "status": _in_verbs("status"),

@@ -15,6 +15,11 @@ LOG_COLUMNS = 32
 """Numbers, of 8 bytes each, that a round or a rollout leaves in the logs."""
 
 
+def visible_gpus() -> int:
+    """How many GPUs this process may use."""
+    return torch.cuda.device_count()
+
+
 def run_bytes(config: Any, size: int) -> int:
     """What a run on so many ranks comes to on the disk at most: `checkpoint.keep` checkpoints, the one that is being
     written, and the logs. Raises ConfigError like the run's start."""

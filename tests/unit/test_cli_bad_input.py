@@ -335,6 +335,8 @@ CASES = {
     ),
     "launch of a plan": Case(["launch", "-n", "2", "--", "train", TEAM, "--plan"], ["--plan", "leave launch out"]),
     "launch that resumes nothing": Case(["launch", "-n", "2", "--", "resume", "missing"], ["missing", "config.yaml"]),
+    "a doctor for an unknown preset": Case(["doctor", "ltcr-cartpole-9-2"], ["did you mean ltcr-cartpole-9-1"]),
+    "a doctor for nobody": Case(["doctor", "-n", "0"], ["-n", "at least 1"]),
     "a watch without a rhythm": Case(["watch", "run", "--every", "0"], ["--every", "0.1"]),
     "a watch over what is missing": Case(["watch", "missing", "--once"], ["missing", "config.yaml"]),
     "an export for nobody": Case(["export", "run"], ["--csv", "--tensorboard", "--safetensors"]),
