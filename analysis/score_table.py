@@ -9,7 +9,8 @@ largest single return (Table 1). A row holds the means of both over all curves o
 intervals over seeds, and the best of all curves.
 
 The gain of a method b over `--baseline` a, in the same game, is (b - a) / a. It means nothing where a is not positive:
-then there is none, and no interval where a resampled a is not. The difference b - a is always given.
+then there is none, and no interval where a resampled a is not. The difference b - a is always given. All runs in a game
+are compared over the frames that each of them has.
 `--unit life` takes the scores of single lives of the evaluation games, where the game counts lives.
 
 Writes Markdown, and beside it the same as .tex and, with all numbers, as .csv.
@@ -100,11 +101,14 @@ def games(asked: argparse.Namespace) -> list[list[load.Log]]:
 
 def rows_of(logs: list[load.Log], asked: argparse.Namespace) -> list[Row]:
     """The methods of one game."""
-    game = game_of(logs[0].config["env"])
+    game, tables = game_of(logs[0].config["env"]), {log.path: recorded(log, asked) for log in logs}
+    ends = [int(frames[-1]) for frames, _ in tables.values()]
+    if min(ends) < max(ends):
+        print(f"{game}: all over the {min(ends)} frames of the shortest run; the longest has {max(ends)}")
     rows = []
     for group in load.grouped(logs, asked.by):
-        scores = np.array([scores_of(log, asked) for log in group.logs])
-        rows.append(Row(game, group, scores))
+        scores = [scores_of(*tables[log.path], last=min(ends), asked=asked) for log in group.logs]
+        rows.append(Row(game, group, np.array(scores)))
     return rows
 
 
@@ -117,8 +121,8 @@ def game_of(env: dict) -> str:
     return str(kwargs.get("game", env["id"].split("/")[-1]))
 
 
-def scores_of(log: load.Log, asked: argparse.Namespace) -> tuple[float, float]:
-    """Average and highest score of one curve. Raises FigureError where nothing, or no full window, is recorded."""
+def recorded(log: load.Log, asked: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and returns of one curve, (R,) each. Raises FigureError where there are none."""
     table = load.read_table(log, "lives" if asked.unit == "life" else asked.table)
     frames, values = table["frames"], table["return"]
     if asked.unit == "life":
@@ -126,11 +130,17 @@ def scores_of(log: load.Log, asked: argparse.Namespace) -> tuple[float, float]:
         frames, values = frames[wanted], values[wanted]
     if not len(values):
         raise load.FigureError(f"{log.path}: no score of a {asked.unit} in {asked.table} yet")
+    return frames, values
+
+
+def scores_of(frames: np.ndarray, values: np.ndarray, *, last: int, asked: argparse.Namespace) -> tuple[float, float]:
+    """Average and highest score up to frame `last`. Raises FigureError where that is no full window."""
+    frames, values = frames[frames <= last], values[frames <= last]
     if not asked.window:
         return float(values.mean()), float(values.max())
     at = np.unique(frames[frames >= asked.window])
     if not len(at):
-        raise load.FigureError(f"{log.path}: ends at frame {frames[-1]}, before a full window of {asked.window}")
+        raise load.FigureError(f"{asked.table}: ends at frame {last}, before a full window of {asked.window}")
     return float(values.mean()), float(trailing_mean(frames, values, at, asked.window).max())
 
 

@@ -372,6 +372,18 @@ def test_intervals_are_over_seeds_and_a_gain_over_nothing_positive_is_none(runs:
     assert "none: baseline ≤ 0" in (tmp_path / "t.md").read_text()
 
 
+def test_scores_are_compared_over_the_frames_that_all_runs_have(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = imitate(runs.alone, tmp_path / "short")
+    cut(short, 0, 800)
+    assert score_table.main([str(runs.team), str(short), "--window", "0", "-o", str(tmp_path / "t.md")]) == 0
+    assert f"all over the 800 frames of the shortest run; the longest has {LAST}" in capsys.readouterr().out
+    average = pd.read_csv(tmp_path / "t.csv").set_index("method")["average"]
+    for method, run in ((TEAM, runs.team), (ALONE, runs.alone)):
+        assert average[method] == pytest.approx(np.mean([returns(run, agent)[:8] for agent in (0, 1)]))
+
+
 def test_scores_of_lives_are_those_of_evaluation_games(runs: Runs, tmp_path: Path) -> None:
     run = imitate(runs.alone, tmp_path / "lives")
     for agent in (0, 1):
