@@ -92,9 +92,9 @@ def rows(group: load.Group, curves: load.Curves, band: Band, statistic: str) -> 
 def _label(ax: Axes, asked: argparse.Namespace, *, of_a_team: bool) -> None:
     """`of_a_team`: the return is what the team dealt minus what it took, shared by its agents (Fig. 7)."""
     style.count_frames(ax)
-    units = "health points, the team's" if of_a_team else TABLES[asked.table]["return"].units
     statistic = {"mean": "mean", "iqm": "interquartile mean"}[asked.statistic]
-    ax.set_ylabel(f"{NAMES[asked.table]} ({units})\n{statistic}, trailing {asked.window} frames")
+    units = "health points, the team's" if of_a_team else TABLES[asked.table]["return"].units
+    ax.set_ylabel(f"{NAMES[asked.table]}\n({units})\n{statistic}, trailing {asked.window} frames")
 
 
 if __name__ == "__main__":
