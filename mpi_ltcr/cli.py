@@ -1,4 +1,4 @@
-"""The command line: train, resume, launch, eval, status, verify, presets."""
+"""The command line: train, resume, launch, eval, status, verify, bench, presets."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
   mpi-ltcr doctor [ltcr-cartpole-9-1]                   will it run here? what to mend if not
   mpi-ltcr train ltcr-cartpole-9-1 --plan               who does what, sizes; starts nothing
   mpi-ltcr train ltcr-cartpole-9-1 --print_config       the whole configuration as YAML
+  mpi-ltcr bench env learn                              rates of its pieces beside the bare ones
   mpirun -n 2 mpi-ltcr resume runs/a                    go on from the last whole checkpoint
   mpirun -n 3 mpi-ltcr resume runs/a --agents 3         with a team of another size; --keep 0,2 says who stays
   mpi-ltcr launch -n 2 --max-restarts 3 -- train ltcr-cartpole-9-1     finds mpirun, goes on after a crash
@@ -171,6 +172,7 @@ VERBS = {
     "verify": _in_verbs("verify"),
     "watch": _in_verbs("watch"),
     "presets": presets,
+    "bench": _in_verbs("bench"),
 }
 
 os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # no dynamic HDF5 filters: a hostile file could name one

@@ -353,6 +353,13 @@ CASES = {
     "status of strange contents": Case(["status", "damaged"], ["damaged", "status.json"]),
     "status of two runs": Case(["status", "run", "run"], ["run"]),
     "verify of what is missing": Case(["verify", "missing"], ["missing", "config.yaml"]),
+    "bench of an unknown part": Case(["bench", "speed"], ["bench: speed", "env, learn, comm, train"]),
+    "bench of an exchange alone": Case(["bench", "comm"], ["bench: comm", "mpirun -n 4"]),
+    "bench in no time": Case(["bench", "env", "--seconds", "0"], ["--seconds: 0"]),
+    "bench without repeats": Case(["bench", "env", "--repeats", "0"], ["--repeats: 0"]),
+    "bench of the other paper": Case(["bench", "learn", "--preset", "small-a3c-pong"], ["--preset", "ca3c", "LTCR"]),
+    "bench of an unknown preset": Case(["bench", "learn", "--preset", "x"], ["x: no such preset"]),
+    "bench of a training within a round": Case(["bench", "train", "--frames", "15"], ["frames", "15"]),
     "presets with a word too many": Case(["presets", "all"], ["all"]),
 }
 
