@@ -146,6 +146,11 @@ class FrameRing:
             del self.segments[left]
         return number % self.capacity
 
+    def extend(self, **rows: np.ndarray) -> None:
+        """Store several rows, in their order."""
+        for row in zip(*rows.values(), strict=True):
+            self.add(**dict(zip(rows, row, strict=True)))
+
     def _segment(self) -> Segment:
         return Segment(self.columns, self.stacks, self.segment_rows)
 

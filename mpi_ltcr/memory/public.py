@@ -35,8 +35,7 @@ class PublicMemory:
 
     def add(self, features: Features) -> None:
         """Append every vector of an upload, in its order."""
-        for obs, action in zip(features.obs, features.action, strict=True):
-            self.ring.add(obs=obs, action=action)
+        self.ring.extend(obs=features.obs, action=features.action)
 
     def sample(self, count: int) -> Features:
         """Phi_0: `count` vectors, obs (count, *obs) and action (count,)."""

@@ -36,6 +36,15 @@ class Ring:
         self.added += 1
         return at
 
+    def extend(self, **rows: np.ndarray) -> None:
+        """Store several rows, in their order, as `add` would."""
+        count = len(next(iter(rows.values())))
+        kept = min(count, self.capacity)
+        at = np.arange(self.added + count - kept, self.added + count) % self.capacity
+        for name, values in rows.items():
+            self.data[name][at] = values[count - kept :]
+        self.added += count
+
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Copies of the rows at these places."""
         return {name: column[rows] for name, column in self.data.items()}

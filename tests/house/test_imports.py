@@ -58,6 +58,7 @@ DEVIATIONS: dict[str, set[str]] = {
     "programs/serving.py": {"steppers"},  # the server's half of Algorithm 1 applies the gradients
     "programs/session.py": {"agents"},  # value_spread, for the probe table
     "analysis/action_distributions.py": {"programs"},  # no log holds them: the networks of a run play
+    "analysis/peers.py": {"envs"},  # all libraries play the same game
     "analysis/linear_convergence.py": {"formulas", "nets"},  # an experiment on the formulas, not on a run
 }
 """Where one file goes further, and why."""

@@ -62,6 +62,22 @@ def test_a_ring_holds_what_a_deque_of_its_length_holds(capacity, rows):
         assert (held["y"] == np.stack([held["x"], 2 * held["x"]], 1)).all()  # a row stays together
 
 
+@given(capacity=st.integers(1, 8), sizes=st.lists(st.integers(0, 20), max_size=6))
+@settings(deadline=None)
+def test_rows_stored_together_lie_where_they_lie_one_by_one(capacity, sizes):
+    columns = {"a": (np.dtype(np.float32), (2,)), "b": (np.dtype(np.int64), ())}
+    together, single = Ring(capacity=capacity, columns=columns), Ring(capacity=capacity, columns=columns)
+    numbers = iter(range(1000))
+    for size in sizes:
+        b = np.array([next(numbers) for _ in range(size)], np.int64)
+        a = np.stack([b, -b], axis=-1).astype(np.float32)
+        together.extend(a=a, b=b)
+        for row_a, row_b in zip(a, b, strict=True):
+            single.add(a=row_a, b=row_b)
+        assert together.added == single.added
+        assert all((together.data[name] == single.data[name]).all() for name in columns)
+
+
 def test_the_oldest_row_leaves_first():
     memory = replay(capacity=4, steps=6)
     held = memory.store.take(np.arange(4)).reward
