@@ -5,13 +5,16 @@ python tests/faults/reporting.py ROWS.jsonl > tests/faults/REPORT.md
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +24,7 @@ ALL = os.environ.get("FAULTS") == "all"
 HEAD = """\
 # Fault report
 
-Made by `bash tests/faults/run.sh` on {date}: {where}.
+Made by `bash tests/faults/run.sh{asked}` on {date}: {where}.
 
 Seconds: from the fault to the end of the last process, where there is something to wait for. Lost: frames between the
 last checkpoint and the fault, the most that any run had to repeat. Orphans: processes that outlived their job.
@@ -29,6 +32,17 @@ last checkpoint and the fault, the most that any run had to repeat. Orphans: pro
 | row | fault | injected | as expected | median s | max s | most lost | orphans |
 |---|---|---|---|---|---|---|---|
 """
+
+
+@contextlib.contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of fsyncs would wear a disk out."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="faults-", dir=place))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def note(
@@ -56,7 +70,11 @@ def table(rows: list[dict]) -> str:
 
     versions = [f"mpi_ltcr {__version__}", *(f"{name} {version(name)}" for name in names[1:])]
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-    lines = [HEAD.format(date=time.strftime("%Y-%m-%d"), where=where + ", ".join(versions))]
+    lines = [
+        HEAD.format(
+            asked=" ".join(["", *sys.argv[2:]]), date=time.strftime("%Y-%m-%d"), where=where + ", ".join(versions)
+        )
+    ]
     for r in sorted(rows, key=lambda r: (r["row"][0], int("".join(filter(str.isdigit, r["row"]))))):
         median, most = (f"{f(r['seconds']):.1f}" if r["seconds"] else "" for f in (statistics.median, max))
         lost, orphans = max(r["lost"], default=""), "" if r["orphans"] is None else r["orphans"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: bash tests/faults/run.sh
+# Usage: bash tests/faults/run.sh [PYTEST ARGUMENT ...]
 # The whole fault suite (tests/run.sh has a sample of it), and its report, tests/faults/REPORT.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -7,5 +7,5 @@ rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
 code=0
 FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs tests/faults "$@" || code=$?
-.venv/bin/python tests/faults/reporting.py "$rows" > tests/faults/REPORT.md
+.venv/bin/python tests/faults/reporting.py "$rows" "$@" > tests/faults/REPORT.md
 exit "$code"

@@ -10,12 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reporting import ALL, note
+from reporting import ALL, memory_folder, note
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -39,11 +38,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: thousands of fsyncs would wear a disk out."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="crash-", dir=place))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with memory_folder() as folder:
+        yield folder
 
 
 def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int) -> dict:

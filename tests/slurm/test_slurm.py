@@ -204,8 +204,9 @@ def test_near_the_time_limit_a_job_saves_and_requeues_itself_and_the_end_equals_
 @slow
 @pytest.mark.parametrize("launch", ["srun", "mpirun"])
 def test_the_real_time_limit_saves_and_requeues_in_either_launch_form(slurm: Cluster, whole: Path, launch: str) -> None:
-    """A minute, the shortest that SLURM knows; the second start gets more."""
-    number, run = interrupted(slurm, f"minute-{launch}", "--time=1", "--signal=B:USR1@30", launch=launch, sleepy="0.2")
+    """Half a minute to a minute after the start, with as long to save; the second start gets more time."""
+    limit = ("--time=2", "--signal=B:USR1@90")
+    number, run = interrupted(slurm, f"limit-{launch}", *limit, launch=launch, sleepy="0.2")
     slurm.until(number, lambda: slurm.job(number)["JobState"] == "PENDING")
     assert status(run)["state"] == "preempted"
     slurm.call("scontrol", "update", f"JobId={number}", "TimeLimit=30")
