@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,15 @@ def test_what_can_be_asked_of_a_teacher_survives_yaml(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(options.to_yaml(config))
     assert options.load_file(path) == config
+
+
+def test_what_a_list_of_tasks_on_the_command_line_leaves_out_stays_the_presets():
+    """Task by task and teacher by teacher, in their order."""
+    given = "[{}, {teachers: [{t1: 5, temperature: 2.0}]}]"
+    changed, asked = options.load(["cdrl-collaborative", "--tasks", given])[0], preset("cdrl-collaborative")
+    assert changed.tasks[0] == asked.tasks[0]
+    teacher = dataclasses.replace(asked.tasks[1].teachers[0], t1=5, temperature=2.0)
+    assert changed.tasks[1] == dataclasses.replace(asked.tasks[1], teachers=[teacher])
 
 
 def test_ranks_are_workers_and_dedicated_servers():
