@@ -41,7 +41,8 @@ def describe_ltcr(config: Config, size: int) -> str:
         messages = _ltcr_messages(config, size, spec)
         lines.append(f"  round of {config.round_frames} frames: {t.revisit_slots} Revisit, {t.digest_slots} Digest")
         lines += [f"    {name}: {bytes_} bytes from each sender" for name, bytes_ in messages.items()]
-    lines.append(f"  checkpoint: at most {saved / 1e6:.1f} MB, every {config.checkpoint.every} frames")
+    once = ", of frames only those that are new" if spec.stacked else ""
+    lines.append(f"  checkpoint: at most {saved / 1e6:.1f} MB, every {config.checkpoint.every} frames{once}")
     lines.append(f"  start it: mpirun -n {size} mpi-ltcr train ...")
     return "\n".join(lines) + "\n"
 
