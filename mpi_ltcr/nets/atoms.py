@@ -25,4 +25,4 @@ class AtomNetwork(nn.Module):
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.bf16):
             logits: torch.Tensor = self.head(self.torso(obs))
-        return logits.float().view(-1, self.actions, self.atoms)
+        return (logits.float() if self.bf16 else logits).view(-1, self.actions, self.atoms)
