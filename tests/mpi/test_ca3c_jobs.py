@@ -88,7 +88,8 @@ def test_students_without_rl_learn_from_a_teacher_that_learns_beside_them(mpirun
 def test_a_worker_that_falls_silent_or_dies_ends_the_job_and_the_status_never_says_completed(
     who, told, mpirun, tmp_path
 ):
-    task = {"name": "pole", "env": mortal(at=60, mark=str(tmp_path / "mark"), signal=int(who))}
+    env = mortal(at=60, mark=str(tmp_path / "mark"), signal=int(who), pause=0.03)  # found in a rollout, not asking
+    task = {"name": "pole", "env": env}
     argv = train(tmp_path, frames=5000, tasks=[task], runtime={"patience_s": 2.0})
     done = mpirun(2, argv, timeout=LIMIT, env=TOYS)
     assert done.rc != 0
