@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from itertools import cycle, islice, pairwise
 from typing import Any
@@ -108,18 +109,23 @@ def _of_agent(
 
 
 def _a3c_pieces() -> list[Piece]:
-    config, _ = options.load([ACTOR_CRITIC])
-    worker = assembly_ca3c.build_worker(config, config.tasks[0], 0, [], [], lambda kind, gradient: None, lambda: None)
-    rollout, _ = explore_rollout(worker.loop, worker.agent, worker.rollout_length)
-
-    def backward() -> None:
-        worker.agent.flat.grads.zero_()
-        worker.agent.outputs(rollout).policy.sum().backward()
-
+    """The bare network by autograd, then each backend's share of a rollout."""
     floor = "network forward and backward"
-    play = times(lambda: explore_rollout(worker.loop, worker.agent, worker.rollout_length))
-    return [
-        Piece(floor, "rollouts", times(backward)),
-        Piece("act and play", "rollouts", play, "", "a rollout"),
-        Piece("gradient", "rollouts", times(lambda: worker.agent.learn(rollout)), floor, "a rollout"),
-    ]
+    pieces: list[Piece] = []
+    for backend in ("eager", "fused"):
+        config, _ = options.load([ACTOR_CRITIC, "--agent.backend", backend])
+        worker = assembly_ca3c.build_worker(config, config.tasks[0], 0, [], [], lambda kind, gradient: None, int)
+        agent, play = worker.agent, functools.partial(explore_rollout, worker.loop, worker.agent, worker.rollout_length)
+        rollout, _ = play()
+        if backend == "eager":
+            pieces.append(Piece(floor, "rollouts", times(functools.partial(_backward, agent, rollout))))
+        learn = functools.partial(agent.learn, rollout)
+        whole = f"{backend}: a rollout"
+        pieces.append(Piece(f"{backend}: act and play", "rollouts", times(play), "", whole))
+        pieces.append(Piece(f"{backend}: gradient", "rollouts", times(learn), floor, whole))
+    return pieces
+
+
+def _backward(agent: Any, rollout: Any) -> None:
+    agent.flat.grads.zero_()
+    agent.outputs(rollout).policy.sum().backward()
