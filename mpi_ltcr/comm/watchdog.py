@@ -241,7 +241,8 @@ class Watchdog:
         return Seen(self.rank, self.pulse.phase, self.silence_s, self.pulse.waits)
 
     def _others(self, now: float) -> list[Seen]:
-        return [sighting.seen(rank, now) for rank, sighting in self._sightings.items()]
+        mute_s = 1 + 4 * min(PUBLISH_S, self.patience_s / 10)
+        return [sighting.seen(rank, now, time.time() - mute_s) for rank, sighting in self._sightings.items()]
 
     def _publish(self) -> None:
         if self.board is None:
@@ -321,9 +322,10 @@ class _Sighting(NamedTuple):
             return _Sighting(content, now, False)
         return self._replace(steady=self.steady or content.get("time") != self.content.get("time"))
 
-    def seen(self, rank: int, now: float) -> Seen:
+    def seen(self, rank: int, now: float, mute_before: float) -> Seen:
+        """As of `now`. What a rank waited for when it last spoke says nothing if it has been mute since then."""
         content = self.content
-        waits = content.get("waits")
+        waits = content.get("waits") if content.get("time", 0) >= mute_before else None
         return Seen(
             rank=rank,
             phase=str(content.get("phase", "start")),

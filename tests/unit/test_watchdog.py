@@ -224,6 +224,15 @@ def test_a_lost_rank_that_waits_for_another_is_not_blamed_for_it() -> None:
     assert board.reported(0)
 
 
+def test_what_a_mute_rank_waited_for_when_it_last_spoke_does_not_clear_it() -> None:
+    board = Board()
+    server, worker = Rank(0, board), Rank(1, board)
+    worker.pulse.waits = Wait("rank 0 to answer", (0,))
+    worker.dog.look(0.0)
+    board.pulses[1]["time"] -= 60
+    assert server.dog.explain(1).startswith("rank 1 holds the job up: rank 1 is in phase revisit")
+
+
 def test_a_dead_file_system_holds_the_watchdog_up_for_a_moment_only() -> None:
     start = time.monotonic()
     assert not within(0.05, lambda: time.sleep(5))

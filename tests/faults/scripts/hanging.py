@@ -42,20 +42,20 @@ gymnasium.register("Hanging-v0", Hanging, max_episode_steps=200)
 
 
 def skipping(original):
-    def exchange(self, agent, fresh):
+    def exchange(self, *asked):
         if self.rounds == int(STEP) and KIND == "skip":
             self.rounds += 1
             return None
-        return original(self, agent, fresh)
+        return original(self, *asked)
 
     return exchange
 
 
 def straying(original):
-    def exchange(self, agent, fresh):
+    def exchange(self, *asked):
         if self.rounds == int(STEP) and KIND == "other":
             self.service.allgather(np.zeros(3))
-        return original(self, agent, fresh)
+        return original(self, *asked)
 
     return exchange
 
