@@ -54,7 +54,7 @@ def test_a_rank_that_holds_pythons_lock_is_named_by_the_other_and_shows_its_stac
     done, status = hang("spin:1:120")
     assert blamed(done, status) == 1
     assert re.search(r"stack of rank 1:\n.*hanging.py\", line \d+ in step", done.err, re.DOTALL)
-    assert "rank 0 waits for the others in gather at public_memory:" in status["error"]
+    assert "rank 0 waits for the others in gather at " in status["error"]
 
 
 def test_a_rank_that_is_only_slow_raises_no_alarm(hang):
@@ -67,5 +67,5 @@ def test_ranks_out_of_step_end_the_job_and_both_places_are_named(hang):
     done, status = hang("skip:1:20")
     assert (done.rc, status["state"]) == (70, "failed"), done.err
     assert "out of step" in status["error"]
-    assert re.search(r"rank \d waits for the others in gather at public_memory:\d+", status["error"])
+    assert re.search(r"rank \d waits for the others in gather at \w+:\d+", status["error"])
     assert re.search(r"rank \d waits for the others in allgather at session:\d+", status["error"])

@@ -10,7 +10,8 @@ import pytest
 
 from mpi_ltcr.archive.heartbeats import Heartbeats, read_heartbeats
 from mpi_ltcr.comm.pulse import Pulse, Wait
-from mpi_ltcr.comm.watchdog import HANG, INTERNAL, START_S, Seen, Verdict, Watchdog, judge, within
+from mpi_ltcr.comm.verdict import HANG, INTERNAL, Seen, Verdict, judge
+from mpi_ltcr.comm.watchdog import START_S, Watchdog, within
 
 LIMIT = 100.0
 
