@@ -44,10 +44,15 @@ def load(arguments: list[str]) -> tuple[Any, bool]:
         check_file(path, sections)
     parser = make_parser(cls)
     try:
+        nested: list[tuple[list[str], str]] = []
+        if "env" in sections:
+            arguments, nested = _split_nested(arguments)
         asked = parser.parse_args(arguments)
         for name in sections:
             require(asked[name] is not None, f"{name}: needs a mapping of fields")
         _check_agents(asked)
+        if nested:
+            _set_nested(asked.env.kwargs, nested)
         fields = vars(parser.instantiate(asked))
         fields.pop("config")
         return cls(**fields), plan
@@ -61,6 +66,36 @@ def _config_files(arguments: list[str]) -> list[Path]:
     """The values of `--config FILE` and `--config=FILE`."""
     followed = [value for option, value in pairwise(arguments) if option == "--config"]
     return [Path(v) for v in followed + [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]]
+
+
+def _split_nested(arguments: list[str]) -> tuple[list[str], list[tuple[list[str], str]]]:
+    """Options like `--env.kwargs.rules.team_size 3` apart: below the first level the parser would replace the whole
+    mapping that a file has there, and leave numbers text.
+
+    Returns:
+        The other arguments, and (keys, text) of these.
+    """
+    rest, nested = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, text = word.partition("=")
+        keys = option.removeprefix("--env.kwargs.").split(".")
+        if not option.startswith("--env.kwargs.") or len(keys) == 1:
+            rest.append(word)
+            continue
+        value = text if equals else next(words, None)
+        require(value is not None, f"{option[2:]}: expected one argument")
+        nested.append((keys, str(value)))
+    return rest, nested
+
+
+def _set_nested(kwargs: dict[str, Any], nested: list[tuple[list[str], str]]) -> None:
+    for keys, text in nested:
+        section = kwargs
+        for key in keys[:-1]:
+            section = section.setdefault(key, {})
+            require(isinstance(section, dict), f"env.kwargs.{'.'.join(keys)}: {key} is no mapping of fields")
+        section[keys[-1]] = yaml.safe_load(text)
 
 
 def _program(files: list[Path]) -> str:

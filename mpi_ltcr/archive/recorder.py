@@ -94,9 +94,9 @@ class Recorder:
         Raises:
             ValueError: the published log is shorter than the checkpoint says, or of another format version.
         """
-        if not any(rows.values()):  # of a new agent, or one that has not recorded anything yet
-            return
         source = source or self.path
+        if not source.exists() and not any(rows.values()):  # of a new agent
+            return
         with h5py.File(source, "r", locking="best-effort") as file:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:

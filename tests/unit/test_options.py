@@ -160,3 +160,12 @@ def test_defaults_are_the_papers() -> None:
     assert (config.agent.epsilon_start, config.agent.epsilon_end) == (1.0, 0.01)  # LTCR 4.1
     assert (config.eval.every, config.eval.epsilon, config.frames) == (100, 0.001, 100_000)  # LTCR 4.2
     assert (TransferConfig().revisit, TransferConfig().digest) == (9, 1)  # 9-1-LTCR
+
+
+def test_an_option_deep_in_the_environments_arguments_keeps_its_type_and_what_stands_beside_it() -> None:
+    config, _ = options.load(["ltcr-space-battle-3v3-9-1", "--env.kwargs.rules.health=70", "--env.kwargs.a.b", "x"])
+    assert config.env.kwargs == {"rules": {"team_size": 3, "health": 70}, "enemies": "random", "a": {"b": "x"}}
+    with pytest.raises(ConfigError, match=r"env\.kwargs\.enemies\.a: enemies is no mapping"):
+        options.load(["ltcr-space-battle-3v3-9-1", "--env.kwargs.enemies.a", "3"])
+    with pytest.raises(ConfigError, match=r"env\.kwargs\.rules\.health: expected one argument"):
+        options.load(["ltcr-space-battle-3v3-9-1", "--env.kwargs.rules.health"])
