@@ -24,7 +24,8 @@ ALL = os.environ.get("FAULTS") == "all"
 HEAD = """\
 # Fault report
 
-Made by `bash tests/faults/run.sh{asked}` on {date}: {where}.
+Rows that the fault suite noted on {date}: {where}. `bash tests/faults/run.sh` makes it anew with every crash point
+and many interruptions; rows with few injections are of the sample that tests/run.sh has.
 
 Seconds: from the fault to the end of the last process, where there is something to wait for. Lost: frames between the
 last checkpoint and the fault, the most that any run had to repeat. Orphans: processes that outlived their job.
@@ -70,11 +71,7 @@ def table(rows: list[dict]) -> str:
 
     versions = [f"mpi_ltcr {__version__}", *(f"{name} {version(name)}" for name in names[1:])]
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-    lines = [
-        HEAD.format(
-            asked=" ".join(["", *sys.argv[2:]]), date=time.strftime("%Y-%m-%d"), where=where + ", ".join(versions)
-        )
-    ]
+    lines = [HEAD.format(date=time.strftime("%Y-%m-%d"), where=where + ", ".join(versions))]
     for r in sorted(rows, key=lambda r: (r["row"][0], int("".join(filter(str.isdigit, r["row"]))))):
         median, most = (f"{f(r['seconds']):.1f}" if r["seconds"] else "" for f in (statistics.median, max))
         lost, orphans = max(r["lost"], default=""), "" if r["orphans"] is None else r["orphans"]

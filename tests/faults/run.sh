@@ -7,5 +7,5 @@ rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
 code=0
 FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs tests/faults "$@" || code=$?
-.venv/bin/python tests/faults/reporting.py "$rows" "$@" > tests/faults/REPORT.md
+.venv/bin/python tests/faults/reporting.py "$rows" > tests/faults/REPORT.md
 exit "$code"
