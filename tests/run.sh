@@ -15,4 +15,5 @@ if [ $# -gt 0 ]; then
     exec "$bin/python" -m pytest "$@"
 fi
 "$bin/python" -m pytest -n 2 tests/unit tests/reference tests/contract tests/house
-exec "$bin/python" -m pytest -rs tests/mpi tests/resume tests/faults tests/slurm tests/learning  # each has the machine to itself
+"$bin/python" -m pytest -n 2 -rs tests/mpi tests/resume tests/faults tests/learning  # two jobs at a time
+exec "$bin/python" -m pytest -rs tests/slurm  # a cluster of its own

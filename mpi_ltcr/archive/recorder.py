@@ -92,7 +92,7 @@ class Recorder:
             source: another log, to go on with in this one's place.
 
         Raises:
-            ValueError: the published log is shorter than the checkpoint says, or of another format version.
+            ValueError: the published log is shorter than the checkpoint says, or of another version.
         """
         source = source or self.path
         if not source.exists() and not any(rows.values()):  # of a new agent
@@ -101,6 +101,12 @@ class Recorder:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:
                 raise ValueError(f"{source}: log format version {version}, this program writes {FORMAT_VERSION}")
+            columns = [f"{name}/{column}" for name, table in self.tables.items() for column in table.columns]
+            missing = next((column for column in columns if column not in file), None)
+            if missing or set(rows) != set(self.tables):
+                raise ValueError(
+                    f"{source}: no {missing or 'row count of every table'}; resume with the version that wrote it"
+                )
             for name, table in self.tables.items():
                 content = {c: _read_column(file[name][c]) for c in table.columns}
                 if len(content["frames"]) < rows[name]:

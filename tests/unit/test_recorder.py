@@ -118,6 +118,13 @@ def test_a_log_of_another_format_version_is_refused_by_writer_and_reader(publish
         reader.open_log(published)
 
 
+def test_a_log_without_a_table_of_today_is_refused_with_the_column(published: Path) -> None:
+    with h5py.File(published, "r+") as file:
+        del file["lives"]
+    with pytest.raises(ValueError, match="no lives/frames; resume with the version that wrote it"):
+        recorder_at(published).rewind(dict.fromkeys(TABLES, 0))
+
+
 def test_a_file_that_is_no_log_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "agent0000.h5").write_bytes(b"\x89PNG not hdf5")
     with h5py.File(tmp_path / "agent0001.h5", "w") as file:
