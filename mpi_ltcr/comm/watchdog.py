@@ -95,6 +95,7 @@ class Watchdog:
             patience_s: limit of every phase but the start's, which is `START_S` at least.
         """
         self.patience_s, self.board = patience_s, board
+        self._publish()  # now: a rank that hangs in its first seconds is to be found, too
 
     @property
     def tick_s(self) -> float:

@@ -26,6 +26,12 @@ up() {
         ip -n "$1-$side" link set lo up
         ip -n "$1-$side" link set "$1v$side" up
     done
+    for side in a b; do # for two seconds an IPv6 address is only tentative, and MPI cannot use it yet
+        for _ in $(seq 50); do
+            [ -n "$(ip -n "$1-$side" addr show tentative)" ] || break
+            sleep 0.1
+        done
+    done
 }
 
 down() {
