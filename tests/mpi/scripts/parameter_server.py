@@ -519,12 +519,14 @@ def stop_while_saving(comm: MPI.Intracomm) -> None:
     elif comm.rank == 1:
         hand = Hand(comm, lambda label: baton.recv(source=0) if label == 10 else None)
         assert hand.exchange(0) == 0
+        baton.recv(source=2)  # whose first exchange would otherwise be told to save as well
         assert hand.exchange(10) == SAVE
         assert hand.exchange(5) == SAVE | STOP
         assert hand.saved == [10, 15]
     elif comm.rank == 2:
         hand = Hand(comm)
         assert hand.exchange(0) == 0
+        baton.send("go on", 1)
         baton.recv(source=0)
         assert hand.exchange(1) == SAVE | STOP
         assert hand.saved == [15]
