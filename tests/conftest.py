@@ -162,6 +162,19 @@ def program(argv: list[str], prefix: Path = HERE) -> list[str]:
     return [str(prefix / "bin" / "python"), first, *rest]
 
 
+def verb(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a verb that starts no MPI."""
+    from mpi_ltcr import cli  # only now: the variables above come first
+
+    code = 0
+    try:
+        cli.main(list(argv))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
 Starter = Callable[..., Started]
 Runner = Callable[..., Finished]
 

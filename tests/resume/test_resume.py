@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import TINY, Runner, Started
+from conftest import TINY, Runner, Started, verb
 from same_run import differences, saved
 
-from mpi_ltcr import cli
 from mpi_ltcr.archive import checkpoint
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
@@ -260,17 +259,6 @@ def test_another_number_of_ranks_is_refused_with_the_right_one(whole: Runs, mpir
 
 
 # The other verbs on these runs
-
-
-def verb(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a verb that starts no MPI."""
-    code = 0
-    try:
-        cli.main(list(argv))
-    except SystemExit as end:
-        code = int(end.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_status_tells_the_state_as_text_as_json_and_as_exit_code(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import verb
 
-from mpi_ltcr import cli, options
+from mpi_ltcr import options
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.recorder import Recorder
@@ -57,18 +58,8 @@ def beat(run: Path, rank: int, *, age: float = 0, phase: str = "communicate", wa
     Heartbeats(run, 1).publish(rank, pulse)
 
 
-def verb(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        cli.main(list(argv))
-    except SystemExit as end:
-        code = int(end.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 def test_watch_shows_progress_returns_phases_and_the_age_of_each_heartbeat(run, capsys) -> None:
-    code, out, err = verb(capsys, "watch", str(run), "--once")
+    code, out, err = verb("watch", str(run), "--once", capsys=capsys)
     assert (code, err) == (0, "")
     assert "[##########..........] 200 of 400 frames, 50 frames/s, 0 min to go" in out
     assert ["0", "200", "3.833", "-", "-", "0.250"] in [line.split() for line in out.splitlines()]
@@ -80,13 +71,13 @@ def test_watch_shows_progress_returns_phases_and_the_age_of_each_heartbeat(run, 
 
 def test_watch_ends_by_itself_when_there_will_be_no_more(run, capsys) -> None:
     RunDirectory(run).write_status(state="completed", frames=400, exit_code=0)
-    assert "completed at frame 400" in verb(capsys, "watch", str(run), "--every", "3600")[1]
+    assert "completed at frame 400" in verb("watch", str(run), "--every", "3600", capsys=capsys)[1]
 
 
 def test_watch_of_a_run_without_logs_says_so(run, capsys) -> None:
     for log in (run / "logs").iterdir():
         log.unlink()
-    assert "no logs yet" in verb(capsys, "watch", str(run), "--once")[1]
+    assert "no logs yet" in verb("watch", str(run), "--once", capsys=capsys)[1]
 
 
 def test_a_run_is_lost_if_its_owner_is_gone_or_nobody_has_shown_a_sign_of_life(run, capsys) -> None:
@@ -107,13 +98,13 @@ def test_a_run_is_lost_if_its_owner_is_gone_or_nobody_has_shown_a_sign_of_life(r
     for rank in range(2):
         beat(run, rank, age=SILENCE_S + 1)
     assert lost()
-    code, out, _ = verb(capsys, "status", str(run), "--exit-code")
+    code, out, _ = verb("status", str(run), "--exit-code", capsys=capsys)
     assert (code, "no rank has shown a sign of life" in out) == (75, True)
-    assert json.loads(verb(capsys, "status", str(run), "--json")[1])["lost"] is True
+    assert json.loads(verb("status", str(run), "--json", capsys=capsys)[1])["lost"] is True
 
 
 def test_every_table_is_written_as_csv_with_every_row(run, capsys) -> None:
-    assert verb(capsys, "export", str(run), "--csv")[0] == 0
+    assert verb("export", str(run), "--csv", capsys=capsys)[0] == 0
     with open(run / "export" / "csv" / "agent0001" / "eval.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["frames"]) for row in rows] == FRAMES
@@ -123,7 +114,7 @@ def test_every_table_is_written_as_csv_with_every_row(run, capsys) -> None:
 def test_curves_are_written_for_tensorboard_under_the_names_that_its_users_know(run, capsys) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # a second export replaces the first
-        assert verb(capsys, "export", str(run), "--tensorboard")[0] == 0
+        assert verb("export", str(run), "--tensorboard", capsys=capsys)[0] == 0
     read = accumulator.EventAccumulator(str(run / "export" / "tensorboard" / "agent0000"))
     read.Reload()
     assert [(point.step, point.value) for point in read.Scalars("eval/mean_reward")] == [(100, 2.0), (200, 7.5)]
@@ -132,7 +123,7 @@ def test_curves_are_written_for_tensorboard_under_the_names_that_its_users_know(
 
 def test_the_newest_weights_are_written_as_safetensors(run, capsys) -> None:
     numpy = pytest.importorskip("safetensors.numpy")
-    assert verb(capsys, "export", str(run), "--safetensors")[0] == 0
+    assert verb("export", str(run), "--safetensors", capsys=capsys)[0] == 0
     weights = numpy.load_file(run / "export" / "agent0001.safetensors")
     assert list(weights) == ["agent/weights"]
     assert weights["agent/weights"].tolist() == [1, 2, 3, 4, 5, 6]
@@ -140,7 +131,7 @@ def test_the_newest_weights_are_written_as_safetensors(run, capsys) -> None:
 
 def test_a_missing_library_is_one_line_with_the_command_that_installs_it(run, capsys, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
-    code, _, err = verb(capsys, "export", str(run), "--safetensors")
+    code, _, err = verb("export", str(run), "--safetensors", capsys=capsys)
     assert code == 2
     assert err == "mpi-ltcr: error: --safetensors: safetensors is not installed; pip install safetensors\n"
 
@@ -148,7 +139,7 @@ def test_a_missing_library_is_one_line_with_the_command_that_installs_it(run, ca
 def test_a_damaged_checkpoint_is_not_exported(run, capsys) -> None:
     path = next((run / "checkpoints").glob("step_*/rank0000.h5"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    code, _, err = verb(capsys, "export", str(run), "--safetensors")
+    code, _, err = verb("export", str(run), "--safetensors", capsys=capsys)
     assert (code, "sha256 differs" in err) == (65, True)
 
 
