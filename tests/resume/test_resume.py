@@ -160,6 +160,7 @@ def test_the_comparison_looks_at_everything_that_makes_a_run_and_sees_a_differen
 # Exactness
 
 
+@pytest.mark.fault("D32", "killed and resumed: every bit of checkpoints and logs as of the whole run (C51, LTCR)")
 @pytest.mark.parametrize("name", ["alone", "two, each teacher its own sample", "three unlike ones, averaged"])
 def test_a_killed_and_resumed_run_equals_the_whole_one_bit_for_bit(
     name: str, whole: Runs, cut: Runs, mpirun: Runner, tmp_path: Path
@@ -171,6 +172,7 @@ def test_a_killed_and_resumed_run_equals_the_whole_one_bit_for_bit(
     assert differences(whole(name), run) == []
 
 
+@pytest.mark.fault("D33", "killed, preempted, resumed: same end")
 def test_killed_then_preempted_then_resumed_again_it_still_equals_the_whole_one(
     whole: Runs, cut: Runs, mpirun: Runner, start: Callable[..., Started], tmp_path: Path
 ) -> None:
@@ -192,6 +194,7 @@ def test_killed_then_preempted_then_resumed_again_it_still_equals_the_whole_one(
     assert differences(whole("two"), run) == []
 
 
+@pytest.mark.fault("C26", "the newest checkpoint of a run damaged: the older one is used, same end")
 def test_a_damaged_newest_checkpoint_is_named_the_older_one_used_and_the_end_is_the_same(
     whole: Runs, mpirun: Runner, tmp_path: Path
 ) -> None:
@@ -204,6 +207,7 @@ def test_a_damaged_newest_checkpoint_is_named_the_older_one_used_and_the_end_is_
     assert differences(whole("two"), run) == []
 
 
+@pytest.mark.fault("B13", "SIGUSR1 during the start, before torch is loaded")
 def test_a_signal_during_the_start_is_not_lost(start: Callable[..., Started], tmp_path: Path) -> None:
     """Importing torch takes seconds. A signal that nobody catches ends the rank, and MPICH calls that success."""
     run = tmp_path / "run"
@@ -232,6 +236,7 @@ def catches_usr1(pid: int) -> bool:
 # What cannot be resumed
 
 
+@pytest.mark.fault("C26", "every checkpoint damaged: exit code 65, every reason told")
 def test_without_a_usable_checkpoint_resume_says_why_and_exits_with_65(
     whole: Runs, mpirun: Runner, tmp_path: Path
 ) -> None:
@@ -248,6 +253,7 @@ def test_without_a_usable_checkpoint_resume_says_why_and_exits_with_65(
     assert not (run / "run.lock").exists(), "the lock would bar another host"
 
 
+@pytest.mark.fault("D36", "resumed on another number of ranks: refused with the right one")
 def test_another_number_of_ranks_is_refused_with_the_right_one(whole: Runs, mpirun: Runner, tmp_path: Path) -> None:
     run = copy_of(whole("alone"), tmp_path)
     before = status_of(run)

@@ -13,11 +13,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from fault_report import Tally
 
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.checkpoint import CheckpointError
 from mpi_ltcr.archive.verification import verify_run
 
+DAMAGED = pytest.mark.fault(
+    "C26", "damage to a file of a checkpoint: cut, bit flipped, empty, zeroed, missing, swapped, older, of another kind"
+)
+HOSTILE_MANIFEST = pytest.mark.fault("C27", "a hostile manifest")
 FILES = ("rank0000.h5", "rank0001.h5", "memory.h5", "manifest.json")
 
 
@@ -131,18 +136,21 @@ def test_steps_beyond_nine_digits_are_still_the_newest(tmp_path: Path) -> None:
 # Damage
 
 
+@DAMAGED
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_cut_short_anywhere_is_detected_and_named(checkpoints: Path, name: str) -> None:
+def test_a_file_cut_short_anywhere_is_detected_and_named(checkpoints: Path, name: str, tally: Tally) -> None:
     path = checkpoints / "step_000000200" / name
     whole = path.read_bytes()
     last = len(whole.rstrip()) - 1  # the manifest ends with a newline that says nothing
     for size in {0, 1, 8, 24, 96, 512, 2048, len(whole) // 2, last - 9, last}:
         path.write_bytes(whole[: min(size, last)])
         assert name in reason_of_refusal(checkpoints), size
+        tally.add()
 
 
+@DAMAGED
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_anywhere_is_detected_and_named(checkpoints: Path, name: str) -> None:
+def test_a_flipped_bit_anywhere_is_detected_and_named(checkpoints: Path, name: str, tally: Tally) -> None:
     path = checkpoints / "step_000000200" / name
     whole = path.read_bytes()
     rng = np.random.default_rng(1)
@@ -153,24 +161,29 @@ def test_a_flipped_bit_anywhere_is_detected_and_named(checkpoints: Path, name: s
         path.write_bytes(damaged)
         injected += 1
         detected += name in reason_of_refusal(checkpoints)
+    tally.add(injected, expected=detected)
     assert (injected, detected) == (200, 200)
 
 
+@DAMAGED
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_detected_and_named(checkpoints: Path, name: str) -> None:
     (checkpoints / "step_000000200" / name).unlink()
     assert re.search(f"{name} is missing|no {name}", reason_of_refusal(checkpoints))
 
 
+@DAMAGED
 @pytest.mark.parametrize("name", FILES[:3])
-def test_an_empty_or_zeroed_or_longer_file_is_detected_and_named(checkpoints: Path, name: str) -> None:
+def test_an_empty_or_zeroed_or_longer_file_is_detected_and_named(checkpoints: Path, name: str, tally: Tally) -> None:
     path = checkpoints / "step_000000200" / name
     whole = path.read_bytes()
     for content in (b"", whole[:512] + bytes(512) + whole[1024:], whole + b"\0"):
         path.write_bytes(content)
         assert name in reason_of_refusal(checkpoints)
+        tally.add()
 
 
+@DAMAGED
 def test_swapped_rank_files_are_detected(checkpoints: Path) -> None:
     a, b = (checkpoints / "step_000000200" / name for name in FILES[:2])
     bytes_a = a.read_bytes()
@@ -179,17 +192,20 @@ def test_swapped_rank_files_are_detected(checkpoints: Path) -> None:
     assert "rank0000.h5" in reason_of_refusal(checkpoints)
 
 
+@DAMAGED
 def test_a_file_of_the_older_checkpoint_in_the_newer_one_is_detected(checkpoints: Path) -> None:
     shutil.copy(checkpoints / "step_000000100" / "memory.h5", checkpoints / "step_000000200" / "memory.h5")
     assert "memory.h5" in reason_of_refusal(checkpoints)
 
 
+@DAMAGED
 def test_an_older_checkpoint_under_a_newer_name_is_detected(checkpoints: Path) -> None:
     shutil.rmtree(checkpoints / "step_000000200")
     shutil.copytree(checkpoints / "step_000000100", checkpoints / "step_000000200")
     assert "not those of a whole team at this frame" in reason_of_refusal(checkpoints)
 
 
+@DAMAGED
 def test_a_directory_or_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(checkpoints: Path) -> None:
     folder, kept = checkpoints / "step_000000200", checkpoints / "kept"
     shutil.copytree(folder, kept)
@@ -207,11 +223,13 @@ def test_a_directory_or_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(
     assert "manifest.json" in reason_of_refusal(checkpoints)
 
 
+@DAMAGED
 def test_another_format_version_is_refused_by_its_number(checkpoints: Path) -> None:
     rewrite_manifest(checkpoints / "step_000000200", format_version=99)
     assert "format version 99, this program reads 1" in reason_of_refusal(checkpoints)
 
 
+@DAMAGED
 def test_a_rank_file_of_another_format_version_is_refused_by_name(checkpoints: Path) -> None:
     path = checkpoints / "step_000000200" / "rank0000.h5"
     with h5py.File(path, "r+") as file:
@@ -237,6 +255,7 @@ HOSTILE = {
 }
 
 
+@HOSTILE_MANIFEST
 @pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_manifest_is_refused_and_the_older_checkpoint_used(
     checkpoints: Path, changes: dict[str, Any]
@@ -247,6 +266,7 @@ def test_a_hostile_manifest_is_refused_and_the_older_checkpoint_used(
     assert time.process_time() - start < 1
 
 
+@HOSTILE_MANIFEST
 @pytest.mark.parametrize(
     "text",
     ["", "null", "[]", "3", '"format"', "{", "\ud800", "[" * 10**5, "\0" * 100, '{"format": "mpi-ltcr-checkpoint"}'],
@@ -258,6 +278,7 @@ def test_a_manifest_that_is_no_manifest_is_refused(checkpoints: Path, text: str)
     assert "manifest.json" in reason_of_refusal(checkpoints)
 
 
+@HOSTILE_MANIFEST
 def test_a_manifest_of_a_gigabyte_is_not_read(checkpoints: Path) -> None:
     with open(checkpoints / "step_000000200" / "manifest.json", "wb") as file:
         file.truncate(10**9)
@@ -271,6 +292,7 @@ def test_without_a_whole_checkpoint_every_reason_is_told(checkpoints: Path) -> N
         checkpoint.newest_whole(checkpoints)
 
 
+@DAMAGED
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95pickle", b"PK\x03\x04 a .pt of torch", b"\x89HDF\r\n\x1a\n"])
 def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "rank0000.h5").write_bytes(content)

@@ -421,6 +421,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.fault("E37", "a bad command line or configuration: one line, exit code 2, nothing written")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_it_is_refused_in_one_line_that_names_the_field(
     case: Case, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -441,8 +442,8 @@ def test_it_is_refused_in_one_line_that_names_the_field(
     assert seconds < 2
 
 
-def test_there_are_at_least_thirty_bad_command_lines() -> None:
-    assert len(CASES) >= 30
+def test_there_are_at_least_sixty_bad_command_lines() -> None:
+    assert len(CASES) >= 60
 
 
 def test_only_the_first_rank_complains_but_all_of_them_end(
@@ -472,6 +473,7 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+@pytest.mark.fault("E37", "the same by a whole process, below two seconds of the core")
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

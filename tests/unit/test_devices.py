@@ -11,6 +11,7 @@ from mpi_ltcr.assembly_c51 import build_net
 from mpi_ltcr.config import C51Config, ConfigError
 from mpi_ltcr.interfaces import EnvSpec
 
+FEW_GPUS = pytest.mark.fault("B20", "more ranks than GPUs, or none (played; tests/gpu.sh has real ones)")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SPEC = EnvSpec((4, 36, 36), np.dtype(np.uint8), 5, 1 / 255)
 
@@ -22,11 +23,13 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
 
 
+@FEW_GPUS
 def test_each_rank_of_a_node_has_the_gpu_of_its_number_and_the_rest_share(two_gpus: None) -> None:
     assert [devices.torch_device("auto", rank).index for rank in range(5)] == [0, 1, 0, 1, 0]
     assert devices.torch_device("cpu", 1) == CPU
 
 
+@FEW_GPUS
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.torch_device("auto", 0) == CPU
@@ -34,6 +37,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.M
         devices.torch_device("cuda", 0)
 
 
+@FEW_GPUS
 def test_ranks_that_share_a_gpu_are_warned_of_and_those_that_do_not_are_not(two_gpus: None) -> None:
     assert [bool(devices.crowd(GPU, ranks)) for ranks in (1, 2, 3)] == [False, False, True]
     assert devices.crowd(GPU, 5).startswith("runtime.device: 5 ranks on this node share 2 GPU(s)")

@@ -16,6 +16,9 @@ import pytest
 
 from mpi_ltcr import options
 
+REQUEUE_LOOP = pytest.mark.fault(
+    "B17", "a requeue loop, without progress or too often (a played scheduler; tests/slurm has a real one)"
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """\
@@ -174,6 +177,7 @@ def test_a_cancelled_job_saves_but_is_not_requeued_by_itself(site: Site) -> None
     assert f"submit the same again with --out {RUN}" in ended.err
 
 
+@REQUEUE_LOOP
 def test_without_progress_since_the_last_start_a_job_is_not_requeued(site: Site) -> None:
     site.run("train.sbatch", "some-preset", SAVES="step_000000100")
     ended = site.run("train.sbatch", "some-preset", SAVES="step_000000100", PLAYED="85", SLURM_RESTART_COUNT="1")
@@ -182,6 +186,7 @@ def test_without_progress_since_the_last_start_a_job_is_not_requeued(site: Site)
     assert "no progress since frame 100" in ended.err
 
 
+@REQUEUE_LOOP
 @pytest.mark.parametrize(("restarts", "requeued"), [("2", True), ("3", False), ("11", False)])
 def test_a_job_is_requeued_fewer_than_max_requeue_times(site: Site, restarts: str, requeued: bool) -> None:
     variables = {"MAX_REQUEUE": "3", "SLURM_RESTART_COUNT": restarts}
@@ -197,6 +202,7 @@ def test_a_run_that_was_not_preempted_is_not_requeued(site: Site, code: str) -> 
     assert not any("scontrol" in call for call in ended.tape)
 
 
+@pytest.mark.fault("B18", "no scontrol on the PATH (a played scheduler; tests/slurm has a real one)")
 def test_without_scontrol_the_job_says_how_to_go_on(site: Site) -> None:
     (site.root / "venv" / "bin" / "scontrol").unlink()
     for tool in ("bash", "mkdir", "touch", "sed", "awk", "cat", "mv"):  # and whatever SLURM the machine has is hidden

@@ -14,6 +14,8 @@ import pytest
 
 from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError, new_name
 
+LOCKED = pytest.mark.fault("C29", "a second job on a run directory, and locks that were left behind")
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
@@ -39,6 +41,7 @@ def test_a_new_run_has_its_configuration_its_folders_and_a_lock(run: RunDirector
     assert run.config.read_text() == "frames: 100\n"
 
 
+@LOCKED
 def test_an_existing_directory_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
@@ -74,17 +77,20 @@ def test_generated_names_differ_and_are_good_names(tmp_path: Path) -> None:
     RunDirectory(tmp_path / names.pop()).create("", {})
 
 
+@LOCKED
 def test_the_lock_of_a_living_process_is_respected_and_its_holder_named(run: RunDirectory) -> None:
     with pytest.raises(RunDirectoryError, match=rf"process {os.getpid()} on {socket.gethostname()}.*--force-unlock"):
         RunDirectory(run.root).open()
 
 
+@LOCKED
 def test_the_lock_of_a_dead_process_is_taken_over(run: RunDirectory) -> None:
     lock_of(run, host=socket.gethostname(), pid=gone_pid())
     RunDirectory(run.root).open()
     assert json.loads((run.root / "run.lock").read_text())["pid"] == os.getpid()
 
 
+@LOCKED
 def test_the_lock_of_a_process_that_died_but_was_not_reaped_is_taken_over(run: RunDirectory) -> None:
     zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     assert zombie.stdout is not None
@@ -97,6 +103,7 @@ def test_the_lock_of_a_process_that_died_but_was_not_reaped_is_taken_over(run: R
         zombie.communicate()
 
 
+@LOCKED
 def test_the_lock_of_another_host_is_respected_and_the_host_named(run: RunDirectory) -> None:
     lock_of(run, host="node17", pid=gone_pid())
     with pytest.raises(RunDirectoryError, match="node17"):
@@ -126,6 +133,7 @@ def test_force_unlock_takes_over_whatever_the_lock_says(run: RunDirectory) -> No
     RunDirectory(run.root).open(force_unlock=True)
 
 
+@LOCKED
 @pytest.mark.parametrize("pid", ["7 or so", None, 10**30, [1]])
 def test_a_lock_with_a_strange_process_number_is_respected(run: RunDirectory, pid: Any) -> None:
     lock_of(run, host=socket.gethostname(), pid=pid)
@@ -133,6 +141,7 @@ def test_a_lock_with_a_strange_process_number_is_respected(run: RunDirectory, pi
         RunDirectory(run.root).open()
 
 
+@LOCKED
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0\0"])
 def test_a_lock_that_was_cut_short_is_taken_over(run: RunDirectory, text: str) -> None:
     (run.root / "run.lock").write_text(text)

@@ -8,6 +8,7 @@ Gymnasium imports it on every rank, however the job was launched.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import math
 import os
@@ -61,6 +62,10 @@ def in_thread() -> None:
     thread.join()
 
 
+def out_of_memory() -> None:
+    raise MemoryError
+
+
 def loss_becomes_nan(agent: C51Agent, *_: Any) -> None:
     agent.replay.store.ring.data["reward"][:] = math.nan
 
@@ -73,6 +78,8 @@ KINDS = {
     "raise": lambda *_: fail(),
     "thread": lambda *_: in_thread(),
     "destructor": lambda *_: Fragile(),
+    "atexit": lambda *_: atexit.register(fail),
+    "memory": lambda *_: out_of_memory(),
     "exit0": lambda *_: sys.exit(0),
     "exit3": lambda *_: sys.exit(3),
     "_exit0": lambda *_: os._exit(0),
