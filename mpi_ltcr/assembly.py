@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from mpi_ltcr import __version__, envs
-from mpi_ltcr.agents.c51 import C51Agent
-from mpi_ltcr.assembly_c51 import build_c51
+from mpi_ltcr.assembly_agents import TeamAgent, build_agent
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role
-from mpi_ltcr.config import C51Config, Config, ConfigError
+from mpi_ltcr.config import AgentConfig, C51Config, Config, ConfigError
 from mpi_ltcr.envs.lockstep import TeamGames, TeamLoop, play_episode
 from mpi_ltcr.envs.opponents import Opponent, Snapshots, make_opponent
 from mpi_ltcr.envs.space_battle_solo import SpaceBattleSolo
@@ -40,7 +39,7 @@ class Member(NamedTuple):
 
     role: Role
     spec: EnvSpec
-    agent: C51Agent
+    agent: TeamAgent
     loop: Loop
     evaluate: Callable[[Policy, int, int], Episode]
     """(policy, number of the evaluation, of the episode) -> it, elsewhere. Collective where games are shared."""
@@ -60,16 +59,8 @@ def build_member(
     env, probe_env = (envs.make(config.env.id, without_policies(config.env)) for _ in range(2))
     spec = envs.spec_of(config.env.id, env)
     settings = config.agent_of(role.agent)
-    agent = build_c51(
-        settings,
-        spec,
-        seeds,
-        role.agent,
-        device,
-        config.eval.epsilon,
-        config.transfer.speak_net,
-        config.runtime.precision,
-    )
+    epsilon, precision = config.eval.epsilon, config.runtime.precision
+    agent = build_agent(config, spec, role.agent, device, eval_epsilon=epsilon, precision=precision)
     if config.env.shared:
         snapshots = build_snapshots(rivals, spec, role.agent, agent.weights) if rivals else None
         loop, evaluate_episode = _shared_loop(config, settings, role, service, env, seeds, snapshots)
@@ -95,7 +86,7 @@ def build_member(
 
 
 def _own_loop(
-    config: Config, settings: C51Config, role: Role, env: gymnasium.Env, seeds: SeedTree
+    config: Config, settings: AgentConfig, role: Role, env: gymnasium.Env, seeds: SeedTree
 ) -> tuple[Loop, Callable[[Policy, int, int], Episode]]:
     """An environment of its own for each agent, and another one to be evaluated in."""
     loop = EnvLoop(
@@ -115,7 +106,7 @@ def _own_loop(
 
 def _shared_loop(
     config: Config,
-    settings: C51Config,
+    settings: AgentConfig,
     role: Role,
     service: Service,
     env: gymnasium.Env,
@@ -170,13 +161,12 @@ def build_snapshots(rivals: Rivals, spec: EnvSpec, ship: int, own_weights: Calla
 
 
 def build_guest(config: Config, spec: EnvSpec, index: int, weights: np.ndarray) -> Policy:
-    """The greedy policy of agent number `index` of a run, with these weights (P,), on the CPU. It never learns.
+    """The policy (greedy, where it has values) of agent number `index` of a run, with these weights (P,), on the CPU.
 
     Raises:
         ValueError: weights of another network.
     """
-    seeds, cpu = SeedTree(config.seed), torch.device("cpu")
-    agent = build_c51(config.agent_of(index), spec, seeds, index, cpu, 0.0, config.transfer.speak_net)
+    agent = build_agent(config, spec, index, torch.device("cpu"), eval_epsilon=0.0)
     agent.load_weights({"weights": weights, "target_weights": weights})
     return agent.player(np.random.default_rng(0))
 
@@ -209,8 +199,9 @@ def _build_transfer(
 
 def memory_need(config: Config, spec: EnvSpec, role: Role) -> int:
     """Bytes that this rank's memories come to when they are full."""
-    capacity = config.agent_of(role.agent).replay_capacity
-    need = ring_bytes(capacity=capacity, columns=dense.columns_of(spec), spec=spec)
+    settings, need = config.agent_of(role.agent), 0
+    if isinstance(settings, C51Config):
+        need = ring_bytes(capacity=settings.replay_capacity, columns=dense.columns_of(spec), spec=spec)
     if (role.keeps_memory or spec.stacked) and config.transfer.method == "public_memory":
         need += ring_bytes(capacity=config.transfer.memory_size, columns=public.columns_of(spec), spec=spec)
     return need
@@ -220,7 +211,8 @@ def memory_problem(config: Config, need: int, agents: int, available: int | None
     """Why the memories of a node's `agents`, `need` bytes together, do not fit; empty if they do, or nobody knows."""
     if available is None or need <= available:
         return ""
-    largest = max(config.agent_of(index).replay_capacity for index in range(max(1, len(config.agents))))
+    team = (config.agent_of(index) for index in range(max(1, len(config.agents))))
+    largest = max((one.replay_capacity for one in team if isinstance(one, C51Config)), default=0)
     fitting = int(0.9 * largest * available / need)
     return (
         f"agent.replay_capacity: {largest} transitions (and M0) come to {need} bytes for {agents} agent(s) on this "
@@ -230,8 +222,8 @@ def memory_problem(config: Config, need: int, agents: int, available: int | None
 
 def fingerprint(config: Config, spec: EnvSpec, agent: int) -> str:
     """What must be equal on all ranks of a team, as JSON: its lessons, and the course of its rounds."""
-    settings = config.agent_of(agent)
-    compared = config.transfer.method != "none" or config.log.probe_size
+    settings, told = config.agent_of(agent), config.transfer.lesson == "values"
+    compared = told and (config.transfer.method != "none" or config.log.probe_size)
     support = {f"agent.{name}": getattr(settings, name) for name in ("atoms", "vmin", "vmax") if compared}
     game = {f"env.{name}": value if config.env.shared else None for name, value in vars(config.env).items()}
     return json.dumps(

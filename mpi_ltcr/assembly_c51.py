@@ -11,7 +11,7 @@ from torch import nn
 
 from mpi_ltcr.agents import AGENTS
 from mpi_ltcr.agents.c51 import C51Agent
-from mpi_ltcr.config import C51Config, ConfigError
+from mpi_ltcr.config import ActorCriticConfig, C51Config, ConfigError
 from mpi_ltcr.formulas import categorical, schedules
 from mpi_ltcr.interfaces import EnvSpec
 from mpi_ltcr.memory.dense import DenseStore
@@ -37,6 +37,7 @@ def build_c51(
     eval_epsilon: float,
     speak_net: str,
     precision: str = "fp32",
+    temperature: float | None = None,
 ) -> C51Agent:
     """Agent number `index`, with weights drawn from its own branch of the seed tree; it computes in `precision`."""
     generator = torch.Generator().manual_seed(seeds.integer(index, "weights"))
@@ -69,6 +70,7 @@ def build_c51(
         epsilon_frames=settings.epsilon_frames,
         eval_epsilon=eval_epsilon,
         speak_net=speak_net,
+        temperature=temperature,
     )
 
 
@@ -129,7 +131,7 @@ TORSOS: dict[str, Callable[[EnvSpec, tuple[int, ...], torch.Generator], MLP | Id
 }
 """Layers between observation and atoms, by the name in the configuration."""
 
-HIDDEN: dict[str, Callable[[C51Config], tuple[int, ...]]] = {
+HIDDEN: dict[str, Callable[[C51Config | ActorCriticConfig], tuple[int, ...]]] = {
     "mlp": lambda settings: settings.hidden,
     "linear": lambda settings: (),
     "nature": lambda settings: (NATURE_FEATURES,),

@@ -103,7 +103,7 @@ class Features(NamedTuple):
 class Lesson(NamedTuple):
     """What is exchanged in both papers: states, and a teacher's distributions there.
 
-    ``target`` is ``(N, K)`` atom probabilities (LTCR Eq. 6) or ``(N, A)`` logits (CDRL Eq. 3);
+    ``target`` is ``(N, K)`` atom probabilities (LTCR Eq. 6), ``(N, A)`` of a policy, or logits (CDRL Eq. 3);
     ``source (N,)`` is the index of the agent that taught each row, -1 for an average of several.
     """
 
@@ -191,11 +191,19 @@ class Agent(Actor, Stateful, Protocol):
         ...
 
     def answer(self, features: Features) -> np.ndarray:
-        """Phase 2: its distributions ``(N, K)`` float32 at these features."""
+        """Phase 2: its distributions ``(N, K)``, or policies ``(N, A)``, float32 at these features."""
         ...
 
     def mimic(self, lesson: Lesson) -> Metrics:
         """Phase 3: one update towards the teacher's distributions."""
+        ...
+
+    def values(self, features: Features) -> np.ndarray:
+        """Its expected returns ``(N,)`` at these features, for the log."""
+        ...
+
+    def distributions(self, obs: np.ndarray) -> np.ndarray:
+        """Its whole value distributions at ``(N, *obs)``, ``(N, A, K)``, for figures; K = 0 if it has none."""
         ...
 
     def player(self, rng: np.random.Generator) -> Policy:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from mpi_ltcr.config import AlignConfig, CA3CConfig, Config, ConfigError, require
+from mpi_ltcr.config import AlignConfig, C51Config, CA3CConfig, Config, ConfigError, kind_of, require
 from mpi_ltcr.yaml_check import MAX_BYTES, check_file
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -125,16 +125,22 @@ def make_parser(cls: type = Config, prog: str = "mpi-ltcr train") -> ArgumentPar
 
 
 def _check_agents(asked: Any) -> None:
-    """Type-check each entry of `agents` as what it overrides: `agent`. Converted values replace the written ones."""
+    """Type-check each entry of `agents` as what it overrides: `agent`, or the defaults of another kind.
+
+    Converted values replace the written ones.
+    """
     for index, override in enumerate(asked.get("agents") or []):
+        changes = {name: value for name, value in override.items() if name != "kind"}
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(type(Config.agent))
-        parser.set_defaults(vars(asked.agent))
         try:
-            checked = parser.parse_object(override)
-        except ArgumentError as error:
+            kind = kind_of(override)
+            parser.add_class_arguments(kind)
+            if kind is C51Config:
+                parser.set_defaults(vars(asked.agent))
+            checked = parser.parse_object(changes)
+        except (ArgumentError, ConfigError) as error:
             raise ConfigError(f"agents[{index}].{one_line(error)}") from None
-        asked.agents[index] = {name: checked[name] for name in override}
+        asked.agents[index] = {**override, **{name: checked[name] for name in changes}}
 
 
 def option_names(cls: type = Config, prefix: str = "", *, entries: bool = False) -> list[str]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
+from mpi_ltcr.agents.soundness import finite_answer, require_finite
 from mpi_ltcr.formulas import categorical, distillation, schedules
-from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Metrics, NonFiniteError, Policy, State, Stepper, Transition
+from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Metrics, Policy, State, Stepper, Transition
 from mpi_ltcr.memory.replay import Replay, Sample
 from mpi_ltcr.nets.atoms import AtomNetwork
 from mpi_ltcr.nets.flat import FlatParameters
 from mpi_ltcr.nets.noisy import Noise
+from mpi_ltcr.nets.staging import staged
 
 
 class C51Agent:
@@ -28,6 +28,7 @@ class C51Agent:
             (evaluation, answers, Digest, dumps) is told by the mean weights. Their generator is part of the state.
         eval_epsilon: share of random actions of the evaluated policy.
         speak_net: "online" or "target", the network that answers as a teacher.
+        temperature: tau; what is told and learned is softmax(Q / tau), a policy. None: it is Z(s, a), as in the paper.
         double: a* of Eq. 3 is the online network's choice (Double Q-learning) and not the target network's.
         warmup, target_period, epsilon_*: see `config.C51Config`, in frames.
     """
@@ -56,6 +57,7 @@ class C51Agent:
         epsilon_frames: int,
         eval_epsilon: float,
         speak_net: str,
+        temperature: float | None,
     ) -> None:
         self.spec = spec
         self.net, self.target_net, self.flat, self.target_flat = net, target_net, flat, target_flat
@@ -64,7 +66,7 @@ class C51Agent:
         self.explore_rng, self.noise, self.target_noise = explore_rng, noise, target_noise
         self.double, self.batch, self.warmup, self.target_period = double, batch, warmup, target_period
         self.epsilon_start, self.epsilon_end, self.epsilon_frames = epsilon_start, epsilon_end, epsilon_frames
-        self.eval_epsilon, self.speak_net = eval_epsilon, speak_net
+        self.eval_epsilon, self.speak_net, self.temperature = eval_epsilon, speak_net, temperature
         self.frames = self.revisits = self.digests = 0
         self._scale = torch.as_tensor(spec.obs_scale, dtype=torch.float32, device=support.device)
         self._copy_target()
@@ -145,6 +147,10 @@ class C51Agent:
         """The greedy actions, (B, A, K) -> (B,)."""
         return categorical.greedy(outputs, self.support)
 
+    def _expected(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Q(s, .) out of what the network says, (B, A, K) -> (B, A)."""
+        return categorical.expectation(outputs.softmax(-1), self.support)
+
     def _probs(self, outputs: torch.Tensor) -> torch.Tensor:
         """Masses on the support, (B, A, K), out of what the network says."""
         return outputs.softmax(-1)
@@ -153,32 +159,45 @@ class C51Agent:
 
     @torch.no_grad()
     def answer(self, features: Features) -> np.ndarray:
-        """Z at each (s, a) of `features`: (N, K) float32 masses.
+        """Z at each (s, a) of `features`, (N, K), or softmax(Q / tau) at each s, (N, A): float32 masses.
 
         Raises:
             NonFiniteError: a mass is not finite; nothing non-finite is ever sent.
         """
-        masses = self._masses(features.obs, target=self.speak_net == "target")
-        probs: np.ndarray = masses[np.arange(len(features.action)), features.action]
-        if not np.isfinite(probs).all():
-            raise NonFiniteError("answer: this agent's distributions are not finite; nothing was sent")
-        return probs
+        target = self.speak_net == "target"
+        if self.temperature is None:
+            masses = self._masses(features.obs, target=target)
+            return finite_answer(masses[np.arange(len(features.action)), features.action])
+        values = torch.from_numpy(self._values(features.obs, target=target))
+        return finite_answer((values / self.temperature).softmax(-1).numpy())
 
     def mimic(self, lesson: Lesson) -> Metrics:
-        """One step on Eq. 6, the teacher held constant.
+        """One step on Eq. 6, of values or of policies; the teacher is held constant.
 
         Raises:
             NonFiniteError: the loss is not finite.
         """
-        metrics = self._follow_kl(lesson)
+        tau = self.temperature
+        metrics = self._follow_kl(lesson) if tau is None else self._follow_policy(lesson, tau)
         self.digests += 1
         return metrics
+
+    def _follow_policy(self, lesson: Lesson, temperature: float) -> Metrics:
+        values = self._expected(self.net(self._obs(lesson.features.obs)))
+        loss = distillation.peer_loss(self._tensor(lesson.target), values / temperature)
+        norm = self.digest_stepper.step(loss)
+        return {"distill_loss": float(loss.detach()), "digest_grad_norm": norm}
 
     def _follow_kl(self, lesson: Lesson) -> Metrics:
         logits = self._at(lesson.features.obs, lesson.features.action)
         loss = distillation.peer_loss(self._tensor(lesson.target), logits)
         norm = self.digest_stepper.step(loss)
         return {"distill_loss": float(loss.detach()), "digest_grad_norm": norm}
+
+    def values(self, features: Features) -> np.ndarray:
+        """The expected value at each (s, a) of `features`, (N,), by the online network."""
+        values = self._values(features.obs, target=False)
+        return np.asarray(values[np.arange(len(features.action)), features.action])
 
     def distributions(self, obs: np.ndarray) -> np.ndarray:
         """Z(s, .) of the online network: (N, *obs) -> (N, A, K) float32, for Fig. 5."""
@@ -190,18 +209,24 @@ class C51Agent:
         masses: np.ndarray = self._probs(outputs).cpu().numpy()
         return masses
 
+    @torch.no_grad()
+    def _values(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
+        """Q(s, .), (N, A)."""
+        outputs = (self.target_net if target else self.net)(self._obs(obs))
+        values: np.ndarray = self._expected(outputs).cpu().numpy()
+        return values
+
     # Checkpoints
 
     def state(self) -> State:
         """Raises NonFiniteError if a weight is not finite: nothing non-finite is ever saved."""
-        if not (self.flat.values.isfinite().all() and self.target_flat.values.isfinite().all()):
-            raise NonFiniteError("state: this agent's weights are not finite and were not saved; lower agent.lr")
+        require_finite(self.flat, self.target_flat)
         return {
             "frames": self.frames,
             "revisits": self.revisits,
             "digests": self.digests,
             "weights": self.weights(),
-            "target_weights": self.target_flat.values.detach().cpu().numpy().copy(),
+            "target_weights": self.target_flat.copy(),
             "revisit_stepper": self.revisit_stepper.state(),
             "digest_stepper": self.digest_stepper.state(),
             "replay": self.replay.state(),
@@ -211,17 +236,12 @@ class C51Agent:
 
     def weights(self) -> np.ndarray:
         """A copy of the online network's parameters, (P,) float32."""
-        values: np.ndarray = self.flat.values.detach().cpu().numpy().copy()
-        return values
+        return self.flat.copy()
 
     def load_weights(self, state: State) -> None:
         """Only the networks of a saved state: enough to play. Raises ValueError if they are of another shape."""
-        for flat, name in ((self.flat, "weights"), (self.target_flat, "target_weights")):
-            saved = torch.as_tensor(state[name])
-            if saved.shape != flat.values.shape:
-                raise ValueError(f"{name}: {saved.numel()} parameters were saved, this network has {len(flat.values)}")
-            with torch.no_grad():
-                flat.values.copy_(saved)
+        self.flat.take(state["weights"], "weights")
+        self.target_flat.take(state["target_weights"], "target_weights")
 
     def load_state(self, state: State) -> None:
         self.load_weights(state)
@@ -248,17 +268,8 @@ class C51Agent:
             self.target_flat.values.copy_(self.flat.values)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        """On the learning device. To a GPU through pinned memory, so that the CPU need not wait for the copy."""
-        tensor = torch.from_numpy(array)
-        device = self.support.device
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        return staged(array, self.support.device)
 
     def _obs(self, obs: np.ndarray) -> torch.Tensor:
         """(N, *obs) in the environment's dtype -> scaled float32 on the learning device."""
         return self._tensor(obs).to(torch.float32) * self._scale
-
-
-def value_spread(probs: np.ndarray, support: np.ndarray) -> float:
-    """Standard deviation of expected values over a set of distributions (N, K), in reward: 0 = all look alike."""
-    spread = float((probs @ support).std())
-    return spread if math.isfinite(spread) else math.nan

@@ -140,6 +140,9 @@ class FusedC51Agent(C51Agent):
     def _masses(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
         return softmax(self._logits(obs, target=target))
 
+    def _values(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
+        return np.asarray(self._masses(obs, target=target) @ self.z)
+
     def _follow_td(self, sample: Sample) -> Metrics:
         batch = sample.batch
         masses = softmax(self._logits(batch.next_obs, target=True))
@@ -163,6 +166,18 @@ class FusedC51Agent(C51Agent):
     def _follow_kl(self, lesson: Lesson) -> Metrics:
         log_masses = self._gradient(lesson.features, lesson.target, np.ones(len(lesson.target), np.float32))
         loss = float((lesson.target * (log_of(lesson.target) - log_masses)).sum() / len(log_masses))
+        return {"distill_loss": loss, "digest_grad_norm": self.digest_stepper.follow(loss)}
+
+    def _follow_policy(self, lesson: Lesson, temperature: float) -> Metrics:
+        outputs = forward(self.online, self._inputs(lesson.features.obs))
+        masses = softmax(outputs[-1].reshape(len(lesson.target), -1, len(self.z)))
+        values = masses @ self.z
+        log_policy = log_softmax(values / temperature)
+        # d/dQ of -sum target log softmax(Q / tau); d/dlogits of Q = p . z is p (z - Q)
+        at_value = (np.exp(log_policy) * lesson.target.sum(-1, keepdims=True) - lesson.target) / temperature
+        gradient = masses * (self.z - values[..., None]) * (at_value / len(values))[..., None]
+        backward(self.online, outputs, gradient.reshape(len(values), -1))
+        loss = float((lesson.target * (log_of(lesson.target) - log_policy)).sum() / len(values))
         return {"distill_loss": loss, "digest_grad_norm": self.digest_stepper.follow(loss)}
 
     def _gradient(self, features: Features, target: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -34,6 +34,9 @@ class QRAgent(C51Agent):
     def _best(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.mean(-1).argmax(-1)
 
+    def _expected(self, outputs: torch.Tensor) -> torch.Tensor:
+        return self._quantiles(outputs).mean(-1)
+
     def _probs(self, outputs: torch.Tensor) -> torch.Tensor:
         quantiles = self._quantiles(outputs)
         return quantile.to_atoms(quantiles.flatten(0, 1), self.support).view(*quantiles.shape[:2], -1)

@@ -60,7 +60,13 @@ TABLES: dict[str, dict[str, Column]] = {
         "evaluation": Column("i1", "1", "1: of an evaluation game, 0: of a training game"),
     },
     "train": {
-        "td_loss": Column("f8", "nats", "LTCR Eq. 3 as cross-entropy (QR: its loss), mean of the round's Revisits"),
+        "td_loss": Column(
+            "f8",
+            "nats",
+            "LTCR Eq. 3 as cross-entropy (QR: its loss; actor-critic: squared), mean over the round",
+        ),
+        "policy_loss": Column("f8", "reward", "actor-critic only: -log pi(a|s) A, mean over the steps of the round"),
+        "entropy": Column("f8", "nats", "actor-critic only: of its policy, mean over the steps of the round"),
         "revisit_grad_norm": Column("f8", "1", "global gradient norm of Revisit before clipping, mean over the round"),
         "distill_loss": Column("f8", "nats", "LTCR Eq. 6 per vector (QR: its loss) before the round's first Digest"),
         "digest_grad_norm": Column("f8", "1", "global gradient norm of the round's first Digest update"),

@@ -7,10 +7,7 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mpi_ltcr.config.checks import check_numbers, require
-
-NATURE_SMALLEST = 36
-"""Pixels a side below which nothing is left after the CNN's last convolution."""
+from mpi_ltcr.config.checks import check_layers, check_numbers, check_sight, require
 
 
 @dataclass(frozen=True)
@@ -92,10 +89,7 @@ class C51Config:
             self.warmup <= self.replay_capacity,
             f"agent.warmup: {self.warmup} is more than agent.replay_capacity holds: {self.replay_capacity}",
         )
-        require(
-            self.torso != "mlp" or len(self.hidden) > 0,
-            "agent.hidden: an mlp has at least one layer; for none set agent.torso: linear",
-        )
+        check_layers(self.torso, self.hidden)
         require(
             self.backend == "eager" or self.torso != "nature",
             "agent.backend: fused has no convolutions; for agent.torso: nature set agent.backend: eager",
@@ -113,9 +107,4 @@ class C51Config:
 
     def check_sight(self, obs_shape: tuple[int, ...]) -> None:
         """Raise ConfigError unless the network can see observations of this shape."""
-        pictures = len(obs_shape) == 3 and min(obs_shape[1:]) >= NATURE_SMALLEST
-        require(
-            self.torso != "nature" or pictures,
-            f"agent.torso: nature needs pictures (channels, height, width) of at least {NATURE_SMALLEST} pixels a "
-            f"side, the environment gives {obs_shape}; set agent.torso: mlp",
-        )
+        check_sight(self.torso, obs_shape)

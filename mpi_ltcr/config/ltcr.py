@@ -8,10 +8,23 @@ from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from mpi_ltcr.config.actor_critic import ActorCriticConfig
 from mpi_ltcr.config.c51 import C51Config
 from mpi_ltcr.config.checks import ConfigError, check_names, check_numbers, require
 from mpi_ltcr.config.common import CheckpointConfig, EnvConfig, EvalConfig, LogConfig, RuntimeConfig
 from mpi_ltcr.config.transfer import TransferConfig
+
+AgentConfig = C51Config | ActorCriticConfig
+
+KINDS: dict[str, type[AgentConfig]] = {"c51": C51Config, "actor_critic": ActorCriticConfig}
+"""`kind` of an entry in `agents` -> its settings."""
+
+
+def kind_of(entry: dict[str, Any]) -> type[AgentConfig]:
+    """Of an entry in `agents`; raises ConfigError for an unknown kind."""
+    kind = entry.get("kind", "c51")
+    require(kind in KINDS, f"kind: {kind!r} is none of {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class Config:
     env: EnvConfig = EnvConfig()
     agent: C51Config = C51Config()
     agents: list[dict[str, Any]] = field(default_factory=list)
-    """For unlike agents: one mapping per rank of what differs from `agent`, e.g. `[{}, {n_step: 3, device: cpu}]`."""
+    """For unlike agents: one mapping per rank of what differs from `agent`, e.g. `[{}, {n_step: 3, device: cpu}]`;
+    `{kind: actor_critic, lr: 0.001}` is an actor-critic instead, with settings of its own (`ActorCriticConfig`)."""
     transfer: TransferConfig = TransferConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
@@ -66,23 +80,43 @@ class Config:
     def _check_agents(self) -> None:
         """What unlike agents must have in common. All else is free: networks, extensions, steps, devices, ..."""
         team = [self.agent_of(index) for index in range(max(1, len(self.agents)))]
+        valued = [settings for settings in team if isinstance(settings, C51Config)]
+        for index, settings in enumerate(team):
+            if not isinstance(settings, C51Config):
+                self._check_actor_critic(f"agents[{index}].kind: an actor-critic")
         require(
-            self.runtime.precision == "fp32" or all(settings.backend == "eager" for settings in team),
+            self.runtime.precision == "fp32" or all(settings.backend == "eager" for settings in valued),
             f"runtime.precision: {self.runtime.precision} needs agent.backend: eager; fused computes in fp32",
         )
+        for name, because in self._common().items():
+            values = [getattr(settings, name) for settings in valued]
+            require(
+                len(set(values)) <= 1,
+                f"agents: agent.{name} must be the same for all, got {values}: {because}; set it once, under agent",
+            )
+
+    def _common(self) -> dict[str, str]:
+        """Settings of Categorical DQN agents that must agree -> why."""
         teach = self.transfer.method != "none"
         common = {"update_period": "rounds go in step for all"}
+        if self.transfer.lesson == "policy":
+            return common  # actions are the same for all, whatever returns and atoms are
         if teach or self.log.probe_size:
             because = "lessons are masses of the same atoms" if teach else "log.probe_size compares them, 0 does not"
             common |= dict.fromkeys(("atoms", "vmin", "vmax"), because)
         if teach:  # a lesson is the distribution of the student's own return, too
             common |= dict.fromkeys(("discount", "reward_scale", "reward_clip"), "lessons are of the same returns")
-        for name, because in common.items():
-            values = [getattr(settings, name) for settings in team]
-            require(
-                len(set(values)) == 1,
-                f"agents: agent.{name} must be the same for all, got {values}: {because}; set it once, under agent",
-            )
+        return common
+
+    def _check_actor_critic(self, who: str) -> None:
+        """Raise ConfigError, its text beginning with `who`, unless a team can have an actor-critic."""
+        t = self.transfer
+        require(
+            t.lesson == "policy" or (t.method == "none" and not self.log.probe_size),
+            f"{who} has no value distribution to tell or to compare; set transfer.lesson: policy",
+        )
+        require(t.speak_net == "online", f"{who} has no target network; set transfer.speak_net: online")
+        require(self.runtime.precision == "fp32", f"{who} computes in fp32; set runtime.precision: fp32")
 
     def device_of(self, index: int) -> str:
         """Where one agent computes: auto, cpu or cuda."""
@@ -93,12 +127,15 @@ class Config:
         """Frames that each agent explores in one round of the four phases."""
         return self.transfer.cycle * self.agent.update_period
 
-    def agent_of(self, index: int) -> C51Config:
-        """The settings of one agent: `agent` with that rank's entry of `agents` over it."""
+    def agent_of(self, index: int) -> AgentConfig:
+        """The settings of one agent: `agent`, or its kind's defaults, with that rank's entry of `agents` over it."""
         if not self.agents:
             return self.agent
+        entry = self.agents[index]
+        changes = {name: value for name, value in entry.items() if name != "kind"}
         try:
-            return dataclasses.replace(self.agent, **self.agents[index])
+            kind = kind_of(entry)
+            return dataclasses.replace(self.agent if kind is C51Config else kind(), **changes)
         except (ConfigError, TypeError) as error:
             raise ConfigError(f"agents[{index}]: {error}") from None
 

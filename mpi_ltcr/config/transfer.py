@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mpi_ltcr.config.checks import require
 
@@ -33,6 +33,11 @@ class TransferConfig:
     """`common`: one Phi_0 for all; `per_teacher`: each teacher draws its own (LTCR 3.1, literally)."""
     target: Literal["peer", "mean"] = "peer"
     """`peer`: Eq. 6 with each teacher; `mean`: the average of one's teachers and oneself (LTCR 3.2)."""
+    lesson: Literal["values", "policy"] = "values"
+    """What is told at a state: `values`, the masses of Z(s, a) (LTCR Eq. 6), or `policy`, pi(. | s), which any kind of
+    agent has."""
+    temperature: PositiveFloat = 1.0
+    """tau of softmax(Q / tau), the policy of an agent that knows only values; in scaled reward."""
     topology: Literal["all", "ring", "random-k", "best-k"] = "all"
     """Who teaches: `all` teammates (LTCR 3.1), the one before (`ring`), `k` drawn anew each round, or the `k` best."""
     k: PositiveInt = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +18,18 @@ class FlatParameters(NamedTuple):
 
     values: torch.Tensor
     grads: torch.Tensor
+
+    def copy(self) -> np.ndarray:
+        """The values, (P,) float32 of their own."""
+        values: np.ndarray = self.values.detach().cpu().numpy().copy()
+        return values
+
+    def take(self, saved: np.ndarray, name: str) -> None:
+        """Take over values (P,); raises ValueError if they are of another network."""
+        if saved.shape != self.values.shape:
+            raise ValueError(f"{name}: {saved.size} parameters were saved, this network has {len(self.values)}")
+        with torch.no_grad():
+            self.values.copy_(torch.from_numpy(np.ascontiguousarray(saved)))
 
 
 def flatten(module: nn.Module) -> FlatParameters:

@@ -11,10 +11,11 @@ import gymnasium
 import numpy as np
 import torch
 
-from mpi_ltcr import assembly_c51, envs, options
 from mpi_ltcr import assembly_ca3c as ca3c
+from mpi_ltcr import envs, options
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.assembly_agents import build_agent
 from mpi_ltcr.comm.runtime import BAD_CHECKPOINT, IO, JobError
 from mpi_ltcr.config import CA3CConfig, Config, ConfigError, EnvConfig, require
 from mpi_ltcr.envs.space_battle_common import METADATA, drawing
@@ -185,15 +186,8 @@ def _ltcr_guest(config: Config, run: RunDirectory, index: int) -> Guest:
     size = checkpoint.read_manifest(folder)["world_size"]
     _require_index(index, size, "agents")
     env = envs.make(config.env.id, config.env.kwargs)
-    agent = assembly_c51.build_c51(
-        config.agent_of(index),
-        envs.spec_of(config.env.id, env),
-        SeedTree(config.seed),
-        index,
-        torch.device("cpu"),
-        config.eval.epsilon,
-        config.transfer.speak_net,
-    )
+    spec = envs.spec_of(config.env.id, env)
+    agent = build_agent(config, spec, index, torch.device("cpu"), eval_epsilon=config.eval.epsilon)
     agent.load_weights(checkpoint.load_file(folder / checkpoint.rank_file(index))["agent"])
     return Guest(f"agent {index} at {folder.name}", env, agent.player, index, config.env)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mpi_ltcr import assembly, assembly_c51, envs, rivals
+from mpi_ltcr import assembly, assembly_agents, envs, rivals
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.roles import ltcr_roles
 from mpi_ltcr.config import CA3CConfig, Config
@@ -34,7 +34,7 @@ def _ltcr_bytes(config: Config, size: int) -> int:
     env.close()
     weights = memories = 0
     for role in ltcr_roles(size):
-        net = assembly_c51.build_net(config.agent_of(role.agent), spec, torch.Generator())
+        net = assembly_agents.build_net(config.agent_of(role.agent), spec, torch.Generator())
         weights += 24 * sum(p.numel() for p in net.parameters())  # two networks, two Adams of two moments each
         memories += assembly.memory_need(config, spec, role)
     copies = int(config.checkpoint.keep) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mpi_ltcr import assembly, assembly_c51, envs, rivals
+from mpi_ltcr import assembly, assembly_agents, envs, rivals
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.collectives import HEADER, TAIL
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
@@ -27,7 +27,7 @@ def describe_ltcr(config: Config, size: int) -> str:
     saved = 0
     for role in ltcr_roles(size):
         settings, need = config.agent_of(role.agent), assembly.memory_need(config, spec, role)
-        net = assembly_c51.build_net(settings, spec, torch.Generator())
+        net = assembly_agents.build_net(settings, spec, torch.Generator())
         parameters = sum(p.numel() for p in net.parameters())
         saved += 4 * parameters * 6 + need
         device = torch_device(config.device_of(role.agent), role.rank)
@@ -54,7 +54,7 @@ def _ltcr_messages(config: Config, size: int, spec: EnvSpec) -> dict[str, int]:
     phi = int(np.prod(spec.obs_shape)) * itemsize + 8
     teachers = size if t.subset == "per_teacher" else 1
     returns = 8 if t.topology == "best-k" else 0
-    masses = t.demonstrations * config.agent.atoms
+    masses = t.demonstrations * (config.agent.atoms if t.lesson == "values" else spec.num_actions)
     way = {
         "all": "allgather of distributions",
         "ring": "distributions to the next agent",

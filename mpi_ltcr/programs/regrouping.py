@@ -92,6 +92,8 @@ def with_own_randomness(state: State, own: State) -> State:
 
 def without_open_steps(agent: State, own: State) -> State:
     """An agent's state without the steps that wait to be joined: what comes next is of another episode."""
+    if "replay" not in agent:  # an actor-critic, which waits for nothing between two rounds
+        return agent
     return {**agent, "replay": {**agent["replay"], "n_step": own["replay"]["n_step"]}}
 
 

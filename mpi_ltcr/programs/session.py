@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mpi_ltcr.agents.c51 import value_spread
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory
@@ -34,6 +33,8 @@ from mpi_ltcr.transfer.public_memory import kl_rows
 PHASES = ("explore", "communicate", "digest", "revisit", "evaluate", "archive")
 AGREE_EVERY = 10
 """Rounds between two agreements on whether to stop."""
+MEANS = "td_loss", "policy_loss", "entropy", "revisit_grad_norm"
+"""What the log holds of a round's Revisits as their mean, as far as the agent tells it."""
 SAVE_ATTEMPTS = 3
 """Checkpoints in a row that may fail before the run stops."""
 
@@ -121,10 +122,9 @@ class Session:
             self._row("episodes", frames, **_columns_of(e), truncated=e.truncated)
             self._log_parts(e, frames, evaluation=False)
         if digested or revisited:
-            means = {
-                k: float(np.mean([m[k] for m in revisited])) for k in ("td_loss", "revisit_grad_norm") if revisited
-            }
-            last = {k: revisited[-1][k] for k in ("q_mean", "clipped_fraction") if revisited}
+            told = revisited[-1] if revisited else {}
+            means = {k: float(np.mean([m[k] for m in revisited])) for k in MEANS if k in told}
+            last = {k: told[k] for k in ("q_mean", "clipped_fraction") if k in told}
             first = digested[0] if digested else {}
             self._row("train", frames, **means, **last, **first, epsilon=self.member.agent.epsilon)
         if transfer:
@@ -164,7 +164,7 @@ class Session:
             answers = self.service.allgather(member.agent.answer(member.probe))
             own = answers[member.role.agent]
             others = [kl_rows(z, own) for i, z in enumerate(answers) if i != member.role.agent]
-            spread = value_spread(own, member.agent.support.cpu().numpy())
+            spread = float(np.std(member.agent.values(member.probe)))
             kl = float(np.mean(others)) if others else float("nan")
             self._row("probe", self.frames, kl_teammates=kl, value_spread=spread)
         if self.frames in log.distributions_at:

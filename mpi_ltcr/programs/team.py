@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mpi_ltcr import assembly, assembly_c51, envs, rivals
+from mpi_ltcr import assembly, envs, rivals
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.assembly_agents import build_agent
 from mpi_ltcr.config import Config, ConfigError
 from mpi_ltcr.envs.opponents import Frozen, Opponent, make_opponent, parse_opponent
 from mpi_ltcr.envs.space_battle_match import match
@@ -54,9 +55,7 @@ def load_team(config: Config, run: RunDirectory, enemies: str | None) -> Team:
     spec = envs.spec_of(config.env.id, env)
     players = []
     for ship, state in enumerate(states):
-        settings, seeds = config.agent_of(ship), SeedTree(config.seed)
-        epsilon, speak = config.eval.epsilon, config.transfer.speak_net
-        agent = assembly_c51.build_c51(settings, spec, seeds, ship, torch.device("cpu"), epsilon, speak)
+        agent = build_agent(config, spec, ship, torch.device("cpu"), eval_epsilon=config.eval.epsilon)
         agent.load_weights(state["agent"])
         players.append(agent.player)
     rules: Rules = env.unwrapped.rules  # type: ignore[attr-defined]

@@ -23,8 +23,10 @@ from mpi_ltcr.agents import AGENTS
 from mpi_ltcr.archive.checkpoint import flatten
 from mpi_ltcr.archive.schema import columns
 from mpi_ltcr.archive.tree import read_tree, write_tree
+from mpi_ltcr.assembly_agents import build_agent
 from mpi_ltcr.comm.roles import Role
 from mpi_ltcr.config import C51Config, Config, ConfigError, TransferConfig
+from mpi_ltcr.config.ltcr import KINDS
 from mpi_ltcr.interaction import EnvLoop, explore
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, State
 from mpi_ltcr.memory.public import PublicMemory
@@ -127,6 +129,12 @@ def test_an_agent_is_of_the_class_that_the_table_says_and_has_the_verbs(agent_na
     agent = make_agent(agent_name)
     assert type(agent) is AGENTS[agent_name]
     has_verbs_of(agent, interfaces.Agent)
+
+
+def test_an_agent_of_every_kind_that_a_team_can_have_has_the_verbs() -> None:
+    for kind in KINDS:
+        config = Config(agents=[{"kind": kind}], transfer=TransferConfig(lesson="policy"))
+        has_verbs_of(build_agent(config, SPEC, 0, torch.device("cpu"), eval_epsilon=0.0), interfaces.Agent)
 
 
 def test_an_agent_acts_within_its_actions_and_is_evaluated_by_a_policy_of_its_own(agent_name: tuple[str, str]) -> None:

@@ -41,10 +41,11 @@ ALLOWED: dict[str, set[str]] = {
     "options": {"config", "yaml_check"},
     "rivals": {"archive", "config", "envs", "interfaces", "options"},
     "devices": {"config"},
-    "assembly": EVERYTHING | {"options", "assembly_c51", "rivals"},
+    "assembly": EVERYTHING | {"options", "assembly_agents", "rivals"},
+    "assembly_agents": EVERYTHING | {"assembly_c51"},
     "assembly_c51": EVERYTHING,
     "assembly_ca3c": EVERYTHING | {"options", "assembly"},
-    "programs": {"interfaces", "interaction", "assembly", "assembly_c51", "assembly_ca3c", "comm", "archive"}
+    "programs": {"interfaces", "interaction", "assembly", "assembly_agents", "assembly_ca3c", "comm", "archive"}
     | {"formulas", "config", "devices", "options", "seeds", "envs", "transfer", "rivals"},
     "verbs": {"config", "options", "comm", "programs", "archive", "envs", "rivals"},
     "cli": {"config", "options", "comm", "programs", "archive", "verbs"},
@@ -56,7 +57,6 @@ DEVIATIONS: dict[str, set[str]] = {
     "programs/listening.py": {"nets"},  # trained networks that play and look on: nobody's agents
     "programs/align.py": {"nets", "steppers"},  # trains an alignment network and nothing else: it is its own agent
     "programs/serving.py": {"steppers"},  # the server's half of Algorithm 1 applies the gradients
-    "programs/session.py": {"agents"},  # value_spread, for the probe table
     "analysis/action_distributions.py": {"programs"},  # no log holds them: the networks of a run play
     "analysis/peers.py": {"envs"},  # all libraries play the same game
     "analysis/linear_convergence.py": {"formulas", "nets"},  # an experiment on the formulas, not on a run

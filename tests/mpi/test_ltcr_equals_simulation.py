@@ -1,7 +1,7 @@
 """A team under a real mpirun equals a simulation of it in one process, bit for bit.
 
 The simulation is LTCR section 3 as a plain loop over agents: no MPI, no `Service`, no `PublicMemory`, no `transfer`, no
-`interaction`. It shares with the program only the student itself (`C51Agent`, tested apart) and the seed tree.
+`interaction`. It shares with the program only the students themselves (tested apart) and the seed tree.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torch
 from conftest import TINY
 
 from mpi_ltcr import envs, options
-from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.archive.checkpoint import flatten, load_file
 from mpi_ltcr.archive.reader import read_logs
-from mpi_ltcr.assembly_c51 import build_c51
+from mpi_ltcr.assembly_agents import build_agent
 from mpi_ltcr.config import Config
 from mpi_ltcr.interfaces import Features, Lesson, Transition
 from mpi_ltcr.seeds import TEAM, SeedTree
@@ -36,10 +35,8 @@ class Player:
         self.env = envs.make(config.env.id, config.env.kwargs)
         self.eval_env = envs.make(config.env.id, config.env.kwargs)
         spec = envs.spec_of(config.env.id, self.env)
-        settings = config.agent_of(index)
-        cpu, speak = torch.device("cpu"), config.transfer.speak_net
-        self.agent: C51Agent = build_c51(settings, spec, seeds, index, cpu, config.eval.epsilon, speak)
-        self.discount = settings.discount
+        self.agent = build_agent(config, spec, index, torch.device("cpu"), eval_epsilon=config.eval.epsilon)
+        self.discount = config.agent_of(index).discount
         self.upload_rng = seeds.generator(index, "upload")
         self.returns: list[float] = []
         self.evaluations: list[float] = []
@@ -179,6 +176,15 @@ CASES = {
             "transfer.revisit": "7",
             "transfer.digest": "3",
             "transfer.topology": "best-k",
+        },
+    ),
+    "C51, an actor-critic and quantiles that teach each other policies": (
+        3,
+        {
+            "transfer.lesson": "policy",
+            "transfer.temperature": "2.0",
+            "agents": "[{backend: fused, atoms: 21}, {kind: actor_critic, hidden: [16]}, "
+            "{returns: quantiles, discount: 0.9}]",
         },
     ),
     "four that learn from the average of two drawn ones and themselves": (

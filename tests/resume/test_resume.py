@@ -44,6 +44,7 @@ TEAMS = {
     "two, each teacher its own sample": Team(
         2, "ltcr-cartpole-9-1", ("--transfer.subset", "per_teacher", "--transfer.upload_probability", "0.5"), "rank 0"
     ),
+    "an actor-critic among them": Team(3, "ltcr-cartpole-policy-9-1", (), "rank 1"),
     "three unlike ones, averaged": Team(3, "ltcr-cartpole-mixed-9-1", ("--transfer.target", "mean"), "mpirun"),
 }
 

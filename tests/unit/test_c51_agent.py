@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpi_ltcr.agents.c51 import C51Agent, value_spread
+from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.assembly_c51 import build_c51
 from mpi_ltcr.config import C51Config, TransferConfig
@@ -490,9 +490,13 @@ def test_a_hundred_slots_are_divided_exactly_as_the_ratio_says(revisit, digest, 
     assert (rounds * config.revisit_slots, rounds * config.digest_slots) == slots
 
 
-def test_value_spread_is_the_standard_deviation_of_expected_values():
-    support = np.array([0.0, 1.0, 2.0])
-    probs = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0], [0.5, 0, 0.5]])
-    assert value_spread(probs, support) == pytest.approx(np.std([0, 2, 1, 1]))
-    with np.errstate(invalid="ignore"):
-        assert math.isnan(value_spread(np.array([[math.inf, 0, 0]]), support))
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+def test_values_are_the_expectations_of_the_distributions_at_the_pairs(backend):
+    agent = build_c51(C51Config(hidden=(8,), atoms=5, vmin=0, vmax=4, backend=backend), SPEC, SeedTree(4), 0, CPU, 0.0,
+                      "target")  # fmt: skip
+    agent.target_flat.values.detach().mul_(2.0)  # whoever speaks, values are the online network's
+    obs = np.random.default_rng(1).normal(size=(6, *SPEC.obs_shape)).astype(np.float32)
+    action = np.arange(6) % SPEC.num_actions
+    masses = agent.distributions(obs)
+    expected = [sum(z * masses[n, a, z] for z in range(5)) for n, a in enumerate(action)]
+    np.testing.assert_allclose(agent.values(Features(obs, action)), expected, rtol=1e-5)

@@ -211,6 +211,35 @@ CASES = {
     "an agent with noise by hand": team(
         "--agents", "[{}, {backend: fused, noisy: 0.5}]", says=["agents[1]", "agent.noisy", "agent.backend: eager"]
     ),
+    "an agent of an unknown kind": team(
+        "--agents", "[{}, {kind: ppo}]", says=["agents[1].kind", "ppo", "actor_critic"]
+    ),
+    "an actor-critic that tells values": team(
+        "--agents", "[{}, {kind: actor_critic}]", says=["agents[1].kind", "transfer.lesson: policy"]
+    ),
+    "a replay for an actor-critic": team(
+        "--agents", "[{}, {kind: actor_critic, replay_capacity: 5}]", says=["agents[1]", "replay_capacity"]
+    ),
+    "an actor-critic with a target network": team(
+        "--transfer.lesson",
+        "policy",
+        "--transfer.speak_net",
+        "target",
+        "--agents",
+        "[{}, {kind: actor_critic}]",
+        says=["agents[1].kind", "transfer.speak_net: online"],
+    ),
+    "an actor-critic in bf16": team(
+        "--transfer.lesson",
+        "policy",
+        "--runtime.precision",
+        "bf16",
+        "--agents",
+        "[{}, {kind: actor_critic}]",
+        says=["agents[1].kind", "runtime.precision: fp32"],
+    ),
+    "an unknown lesson": team("--transfer.lesson", "gossip", says=["transfer.lesson", "gossip", "policy"]),
+    "a policy of no temperature": team("--transfer.temperature", "0", says=["transfer.temperature", "0"]),
     "an unknown device of an agent": team("--agents", "[{}, {device: tpu}]", says=["agents[1].device", "tpu"]),
     "supports that the probe cannot compare": alone(
         "--agents", "[{}, {atoms: 21}]", says=["agents", "agent.atoms", "log.probe_size"], ranks=2

@@ -1,0 +1,82 @@
+"""The composition root's part for LTCR's teammates of any kind: settings -> network, agent."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from mpi_ltcr import assembly_c51
+from mpi_ltcr.agents.actor_critic import ActorCriticAgent
+from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.assembly_c51 import HIDDEN, TORSOS
+from mpi_ltcr.config import ActorCriticConfig, AgentConfig, Config
+from mpi_ltcr.interfaces import EnvSpec
+from mpi_ltcr.nets.flat import flatten
+from mpi_ltcr.nets.policy import PolicyNetwork
+from mpi_ltcr.seeds import SeedTree
+from mpi_ltcr.steppers import LocalAdam
+
+TeamAgent = C51Agent | ActorCriticAgent
+
+
+def build_agent(
+    config: Config,
+    spec: EnvSpec,
+    index: int,
+    device: torch.device,
+    *,
+    eval_epsilon: float,
+    precision: str = "fp32",
+) -> TeamAgent:
+    """Agent number `index` of a team, with weights drawn from its own branch of the seed tree.
+
+    Args:
+        eval_epsilon: share of random actions of its evaluated policy, where that is a greedy one.
+        precision: of its arithmetic, "fp32" or "bf16".
+    """
+    settings, seeds, transfer = config.agent_of(index), SeedTree(config.seed), config.transfer
+    if isinstance(settings, ActorCriticConfig):
+        return build_actor_critic(settings, spec, seeds, index, device, rollout=config.round_frames)
+    temperature = float(transfer.temperature) if transfer.lesson == "policy" else None
+    return assembly_c51.build_c51(
+        settings, spec, seeds, index, device, eval_epsilon, transfer.speak_net, precision, temperature
+    )
+
+
+def build_actor_critic(
+    settings: ActorCriticConfig, spec: EnvSpec, seeds: SeedTree, index: int, device: torch.device, *, rollout: int
+) -> ActorCriticAgent:
+    """Agent number `index`, an actor-critic that learns from `rollout` steps at once."""
+    net = build_policy_net(settings, spec, torch.Generator().manual_seed(seeds.integer(index, "weights"))).to(device)
+    flat = flatten(net)
+    stepper = functools.partial(
+        LocalAdam, flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
+    )
+    return ActorCriticAgent(
+        spec=spec,
+        net=net,
+        flat=flat,
+        revisit_stepper=stepper(name="revisit"),
+        digest_stepper=stepper(name="digest"),
+        explore_rng=seeds.generator(index, "explore"),
+        rollout=rollout,
+        discount=settings.discount,
+        gae_lambda=settings.gae_lambda,
+        value_coef=settings.value_coef,
+        entropy_coef=settings.entropy_coef,
+    )
+
+
+def build_net(settings: AgentConfig, spec: EnvSpec, generator: torch.Generator) -> nn.Module:
+    """The network of one agent of any kind."""
+    if isinstance(settings, ActorCriticConfig):
+        return build_policy_net(settings, spec, generator)
+    return assembly_c51.build_net(settings, spec, generator)
+
+
+def build_policy_net(settings: ActorCriticConfig, spec: EnvSpec, generator: torch.Generator) -> PolicyNetwork:
+    """Policy and value over one torso."""
+    torso = TORSOS[settings.torso](spec, HIDDEN[settings.torso](settings), generator)
+    return PolicyNetwork(torso=torso, features=torso.features, actions=spec.num_actions, generator=generator)
