@@ -75,4 +75,5 @@ def _checked(pulse: dict[str, Any]) -> dict[str, Any]:
         **{name: kind(pulse[name]) for name, kind in kinds.items()},
         **{"host": str(pulse["host"]), "phase": str(pulse["phase"]), "silence_s": float(pulse["silence_s"])},
         "waits": waits and {"what": str(waits["what"])} | {k: [int(v) for v in waits[k]] for k in ("ranks", "place")},
+        "entered": [(int(communicator), int(number)) for communicator, number in pulse["entered"]],
     }

@@ -26,12 +26,14 @@ class Pulse:
         phase: of the program, in a word.
         waits: what for; None while it works.
         collectives: entered so far, on all communicators.
+        entered: the last one on each communicator: number of the communicator -> number of the collective.
     """
 
     def __init__(self) -> None:
         self.beats = self.collectives = 0
         self.phase = "start"
         self.waits: Wait | None = None
+        self.entered: dict[int, int] = {}
         self._communicators: dict[tuple[int, ...], int] = {}
 
     def communicator(self, ranks: tuple[int, ...]) -> int:
@@ -53,6 +55,9 @@ class Pulse:
         """A collective begins; `beat` when it is over."""
         self.collectives += 1
         self.beats += 1
+        communicator, number = wait.place
+        if wait.place != (0, 0):
+            self.entered[communicator] = number
         self.waits = wait
 
 

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +28,7 @@ from mpi4py import MPI
 
 from mpi_ltcr.comm import launch
 from mpi_ltcr.comm.pulse import pulse
-from mpi_ltcr.comm.watchdog import FILE_S, Watchdog, within
+from mpi_ltcr.comm.watchdog import FILE_S, START_S, Watchdog, within
 from mpi_ltcr.interfaces import NonFiniteError
 
 COMPLETED, BAD_INPUT, BAD_CHECKPOINT, INTERNAL, IO, HANG, ENVIRONMENT, PREEMPTED = 0, 2, 65, 70, 74, 75, 77, 85
@@ -146,7 +147,7 @@ def start() -> MPI.Intracomm:
     asked = launch.size()
     foreign = launch.by_open_mpi() and "MPICH" in library()  # MPICH would end the process by itself, without advice
     if not foreign:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _or_die(START_S):
             warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's, of a suspicious environment: we say more
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
     if asked > 1 and (foreign or MPI.COMM_WORLD.size == 1):
@@ -156,7 +157,30 @@ def start() -> MPI.Intracomm:
             f"Use that library's own mpirun{f' ({own})' if own.exists() else ''}, or srun --mpi=pmi2 for MPICH",
             ENVIRONMENT,
         )
+    _take_names_away(MPI.COMM_WORLD)
     return MPI.COMM_WORLD
+
+
+@contextlib.contextmanager
+def _or_die(seconds: float) -> Iterator[None]:
+    """What takes longer ends this process with its stack on stderr: MPI's start and end hold Python's lock, so that
+    the watchdog's thread cannot run meanwhile."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _take_names_away(comm: MPI.Intracomm) -> None:
+    """Collective. Once all ranks of a node have its shared memory, nobody needs the names in /dev/shm any more: without
+    them the memory goes with the last rank, however that ends. (Killed, both MPIs leave 2 MB and more for each job.)"""
+    comm.Barrier()
+    maps = Path("/proc/self/maps")
+    if maps.is_file():
+        for path in re.findall(r"/dev/shm/(?:mpich_shm_|sm_segment\.)\S+$", maps.read_text(), re.MULTILINE):
+            with contextlib.suppress(OSError):  # another rank was faster
+                os.unlink(path)
 
 
 def leave(code: int) -> None:
@@ -168,11 +192,14 @@ def leave(code: int) -> None:
     if not MPI.Is_initialized() or MPI.COMM_WORLD.size < launch.size():
         launch.let_rank0_leave_first()
     elif not MPI.Is_finalized():
-        MPI.Finalize()
+        with _or_die(FINALIZE_S):
+            MPI.Finalize()
     sys.exit(code)
 
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+FINALIZE_S = 60.0
+"""Seconds that MPI may take to end, when everything is written down."""
 ECHO_S = 0.5
 """One Ctrl-C may reach a rank twice, from the terminal and from the launcher."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mpi_ltcr.comm.pulse import Wait
@@ -21,6 +23,8 @@ class Seen(NamedTuple):
     waits: Wait | None
     steady: bool = False
     """Has said twice since its last progress that it is there."""
+    entered: Mapping[int, int] = MappingProxyType({})
+    """Communicator -> number of the last collective that it has come to there."""
 
     def __str__(self) -> str:
         doing = f"waits for {self.waits.what}" if self.waits else f"is in phase {self.phase}"
@@ -41,7 +45,7 @@ def judge(me: Seen, others: list[Seen], limit_s: float) -> Verdict | None:
     - Who does not wait and has been silent for the limit is stuck itself.
     - Who waits follows the waits of those that it waits for: if one of them has moved within the limit, all is well;
       else it blames the one that has been silent for longest among those that do not wait.
-    - Two that wait for each other, in two different collectives, are out of step at once.
+    - Two that wait for each other, each in a collective that the other has not come to, are out of step at once.
     """
     if me.waits is None:
         return stuck(me) if me.silence_s >= limit_s else None
@@ -81,12 +85,22 @@ def _together(me: Seen, other: Seen) -> bool:
 
 
 def out_of_step(me: Seen, other: Seen, after_s: float) -> bool:
-    """Whether these two wait for each other in two different collectives, and have done so for this long."""
+    """Whether these two wait for each other, each where the other has not been, and have done so for this long.
+
+    One that is merely ahead has done its part of what the other waits in: that one waits for a third, or for a network
+    that has lost its message.
+    """
     mine, theirs = me.waits, other.waits
-    if mine is None or theirs is None or (0, 0) in (mine.place, theirs.place) or mine.place == theirs.place:
+    if mine is None or theirs is None or (0, 0) in (mine.place, theirs.place):
         return False
     mutual = other.rank in mine.ranks and me.rank in theirs.ranks
-    return mutual and other.steady and min(me.silence_s, other.silence_s) >= after_s
+    strangers = not _has_come_to(other, mine.place) and not _has_come_to(me, theirs.place)
+    return mutual and strangers and other.steady and min(me.silence_s, other.silence_s) >= after_s
+
+
+def _has_come_to(seen: Seen, place: tuple[int, int]) -> bool:
+    communicator, number = place
+    return seen.entered.get(communicator, -1) >= number
 
 
 def blockers(me: Seen, others: list[Seen]) -> list[Seen]:

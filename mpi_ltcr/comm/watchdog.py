@@ -147,7 +147,7 @@ class Watchdog:
         return verdict.text
 
     def _me(self) -> Seen:
-        return Seen(self.rank, self.pulse.phase, self.silence_s, self.pulse.waits)
+        return Seen(self.rank, self.pulse.phase, self.silence_s, self.pulse.waits, entered=dict(self.pulse.entered))
 
     def _others(self, now: float) -> list[Seen]:
         mute_s = 1 + 4 * min(PUBLISH_S, self.patience_s / 10)
@@ -168,6 +168,7 @@ class Watchdog:
             "silence_s": round(self.silence_s, 1),
             "collectives": pulse.collectives,
             "waits": None if waits is None else waits._asdict(),
+            "entered": [list(place) for place in pulse.entered.items()],
         }
         within(FILE_S, lambda: board.publish(self.rank, content))
 
@@ -241,6 +242,7 @@ class _Sighting(NamedTuple):
             silence_s=now - self.since + float(content.get("silence_s", 0)),
             waits=Wait(str(waits["what"]), tuple(waits["ranks"]), tuple(waits["place"])) if waits else None,
             steady=self.steady,
+            entered=dict(content.get("entered", ())),
         )
 
 

@@ -54,7 +54,7 @@ def run(tmp_path: Path) -> Path:
 
 def beat(run: Path, rank: int, *, age: float = 0, phase: str = "communicate", waits: dict | None = None) -> None:
     pulse = {"host": "node7", "pid": 1, "beats": 1, "collectives": 1, "silence_s": 30.0 * rank}
-    pulse |= {"rank": rank, "time": time.time() - age, "phase": phase, "waits": waits}
+    pulse |= {"rank": rank, "time": time.time() - age, "phase": phase, "waits": waits, "entered": []}
     Heartbeats(run, 1).publish(rank, pulse)
 
 

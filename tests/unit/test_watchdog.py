@@ -20,8 +20,17 @@ def in_gather(*ranks: int, number: int = 7, on: int = 1) -> Wait:
     return Wait(f"the others in gather at here:{number}", ranks, (on, number))
 
 
-def seen(rank: int, silence: float, waits: Wait | None = None, *, steady: bool = True) -> Seen:
-    return Seen(rank, "communicate" if waits else "revisit", silence, waits, steady)
+def seen(rank: int, silence: float, waits: Wait | None = None, *, steady: bool = True, been: int = 0) -> Seen:
+    """`been`: number of the last collective that it has come to on communicator 1; at least what it waits in."""
+    entered = {1: been} if been else {}
+    return Seen(
+        rank,
+        "communicate" if waits else "revisit",
+        silence,
+        waits,
+        steady,
+        entered | dict([waits.place] if waits else []),
+    )
 
 
 TEAM = (0, 1, 2)
@@ -80,19 +89,37 @@ def test_if_all_wait_together_nobody_of_them_is_blamed() -> None:
     assert "the network or MPI itself" in verdict.text
 
 
-@pytest.mark.parametrize("theirs", [in_gather(*TEAM, number=8), in_gather(*TEAM, on=2)])
-def test_ranks_in_different_collectives_are_out_of_step_long_before_the_limit(theirs: Wait) -> None:
-    verdict = judge(seen(0, 11, in_gather(*TEAM)), [seen(1, 12, theirs), seen(2, 0.1)], LIMIT)
+def test_ranks_that_wait_where_the_other_has_not_been_are_out_of_step_long_before_the_limit() -> None:
+    other = seen(1, 12, in_gather(*TEAM, on=2), been=6)
+    verdict = judge(seen(0, 11, in_gather(*TEAM)), [other, seen(2, 0.1)], LIMIT)
     assert verdict == Verdict(1, verdict.text if verdict else "", INTERNAL)
     assert verdict is not None
     assert "rank 0 waits for the others in gather at here:7 (number 7), rank 1 waits for " in verdict.text
 
 
 def test_ranks_are_out_of_step_only_if_both_are_there_for_a_while_and_need_each_other() -> None:
-    other = in_gather(*TEAM, number=8)
+    other = in_gather(*TEAM, on=2)
     assert judge(seen(0, 11, in_gather(*TEAM)), [seen(1, 12, other, steady=False)], LIMIT) is None
     assert judge(seen(0, 11, in_gather(*TEAM)), [seen(1, 9, other)], LIMIT) is None
-    assert judge(seen(0, 11, in_gather(0, 2)), [seen(1, 12, in_gather(1, 2)), seen(2, 0)], LIMIT) is None
+    assert judge(seen(0, 11, in_gather(0, 2)), [seen(1, 12, in_gather(1, 2, on=2)), seen(2, 0)], LIMIT) is None
+
+
+@pytest.mark.parametrize("ahead", [in_gather(*TEAM, number=8), in_gather(*TEAM, on=2)])
+def test_a_rank_that_has_left_its_part_behind_is_not_out_of_step_but_waits_for_a_third_one(ahead: Wait) -> None:
+    """A gather sends its part and goes on; who collects the parts waits there for the slowest."""
+    me, other = seen(0, 50, in_gather(*TEAM)), seen(1, 60, ahead, been=8)
+    assert judge(me, [other, seen(2, 50)], LIMIT) is None
+    assert judge(other, [me, seen(2, 50)], LIMIT) is None
+    verdict = judge(seen(0, 101, in_gather(*TEAM)), [seen(1, 110, ahead, been=8), seen(2, 101)], LIMIT)
+    assert verdict is not None
+    assert (verdict.guilty, verdict.code) == (2, HANG)
+
+
+def test_two_of_whom_one_is_ahead_have_lost_each_other_and_not_their_step() -> None:
+    """What the one that is ahead has sent has never come: the network between them is gone."""
+    me, other = seen(0, 101, in_gather(0, 1)), seen(1, 102, in_gather(0, 1, on=2), been=7)
+    verdicts = judge(me, [other], LIMIT), judge(other, [me], LIMIT)
+    assert [verdict.code if verdict else None for verdict in verdicts] == [HANG, HANG]
 
 
 class Board:

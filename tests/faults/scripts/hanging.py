@@ -1,7 +1,10 @@
 """A user's environment that stops a rank in its tracks: CartPole as `--env.id hanging:Hanging-v0`.
 
-HANG=kind:rank:step     kinds: sleep, spin (a busy loop that holds Python's lock), slow, skip (one exchange fewer),
-                        other (another collective than the others')
+HANG=kind:rank:step     kinds:
+    sleep, spin (a busy loop that holds Python's lock), read (of a pipe to which nobody writes)
+    slow, pause (once, for 8 s)
+    skip (one exchange fewer), other (another collective than the others')
+    init, finalize (MPI's own start and end, which hold Python's lock)
 """
 
 from __future__ import annotations
@@ -9,17 +12,22 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 
-from mpi_ltcr.comm import launch
+from mpi_ltcr.comm import launch, runtime
 from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.envs.cartpole import CartPole15
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
 
 KIND, RANK, STEP = os.environ.get("HANG", "none:0:0").split(":")
 MINE = launch.rank() == int(RANK)
+
+
+def spin(*_):
+    re.match(r"(a|a)*b", "a" * 64)  # in C, without ever letting go of the lock
 
 
 class Hanging(CartPole15):
@@ -31,10 +39,14 @@ class Hanging(CartPole15):
         Hanging.steps += pulse.phase == "explore"  # and not while probe states are drawn, or in evaluations
         if MINE and KIND == "slow":
             time.sleep(0.02)
-        if MINE and Hanging.steps == int(STEP) and KIND == "sleep":
-            time.sleep(600)
+        if MINE and Hanging.steps == int(STEP) and KIND in ("sleep", "pause"):
+            Hanging.steps += 1
+            time.sleep({"sleep": 600, "pause": 8}[KIND])
         if MINE and Hanging.steps == int(STEP) and KIND == "spin":
-            re.match(r"(a|a)*b", "a" * 64)  # in C, without ever letting go of the lock
+            spin()
+        if MINE and Hanging.steps == int(STEP) and KIND == "read":
+            os.mkfifo(f"pipe{os.getpid()}")
+            Path(f"pipe{os.getpid()}").read_text()
         return super().step(action)
 
 
@@ -60,5 +72,10 @@ def straying(original):
     return exchange
 
 
+runtime.START_S = runtime.FINALIZE_S = 3.0
+if MINE and KIND == "init":
+    runtime.MPI.Init_thread = spin
+if MINE and KIND == "finalize":
+    runtime.MPI.Finalize = spin
 if MINE:
     PublicMemoryTransfer.exchange = skipping(straying(PublicMemoryTransfer.exchange))
