@@ -4,7 +4,7 @@ REPORT.md of the rows.
     @pytest.mark.fault("A2", "SIGKILL of a rank at a random moment")
     def test_...(tally): tally.add(50, seconds=[...])          without `tally`: one injection, as expected if it passes
 
-python tests/fault_report.py ROWS.jsonl > tests/faults/REPORT.md
+python tests/fault_report.py ROWS.jsonl ... > tests/faults/REPORT.md
 """
 
 from __future__ import annotations
@@ -152,4 +152,4 @@ def table(notes: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    print(table([json.loads(text) for text in Path(sys.argv[1]).read_text().splitlines()]), end="")
+    print(table([json.loads(text) for path in sys.argv[1:] for text in Path(path).read_text().splitlines()]), end="")

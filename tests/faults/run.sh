@@ -7,5 +7,6 @@ rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
 code=0
 FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs -m fault tests --ignore tests/slurm "$@" || code=$?
-.venv/bin/python tests/fault_report.py "$rows" > tests/faults/REPORT.md
+# A soak takes an hour: its rows are those of the last one.
+.venv/bin/python tests/fault_report.py "$rows" $(ls tests/faults/soak.jsonl 2>/dev/null) > tests/faults/REPORT.md
 exit "$code"
