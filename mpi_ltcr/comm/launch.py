@@ -34,6 +34,11 @@ def by_launcher() -> bool:
     return any(name in os.environ for name in SIZE_VARIABLES) or _in_srun_step()
 
 
+def by_slurm_pmi() -> bool:
+    """Whether srun started this process and speaks PMI with it (`--mpi=pmi2`)."""
+    return _in_srun_step() and "PMI_FD" in os.environ
+
+
 def by_open_mpi() -> bool:
     """Whether Open MPI's launcher started this process."""
     return "OMPI_COMM_WORLD_SIZE" in os.environ

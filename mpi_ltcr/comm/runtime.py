@@ -147,6 +147,7 @@ def start() -> MPI.Intracomm:
     asked = launch.size()
     foreign = launch.by_open_mpi() and "MPICH" in library()  # MPICH would end the process by itself, without advice
     if not foreign:
+        _keep_addresses_short()
         with warnings.catch_warnings(), _or_die(START_S):
             warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's, of a suspicious environment: we say more
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
@@ -181,6 +182,16 @@ def _take_names_away(comm: MPI.Intracomm) -> None:
         for path in re.findall(r"/dev/shm/(?:mpich_shm_|sm_segment\.)\S+$", maps.read_text(), re.MULTILINE):
             with contextlib.suppress(OSError):  # another rank was faster
                 os.unlink(path)
+
+
+def _keep_addresses_short() -> None:
+    """Under srun, let MPICH speak libfabric rather than UCX between nodes, unless the environment says otherwise.
+
+    SLURM's PMI takes in 1024 bytes of a request and loses the rest. MPICH offers UCX's addresses in pieces of about
+    that length, depending on what happens to lie in memory: now and then a rank waits in MPI_Init for ever.
+    """
+    if launch.by_slurm_pmi() and re.search(r"MPICH Device:\s*ch4:.*\bofi\b", MPI.Get_library_version()):
+        os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
 
 
 def leave(code: int) -> None:

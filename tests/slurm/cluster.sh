@@ -5,7 +5,8 @@
 #   bash tests/slurm/cluster.sh start FOLDER    then: SLURM_CONF=FOLDER/slurm.conf sinfo
 #   bash tests/slurm/cluster.sh stop FOLDER     every daemon, by the pid files in FOLDER
 #
-# Exits with 77 and says why where there cannot be one. Nothing outside FOLDER is written after `install`.
+# `install` exits with 77 and says why where there cannot be one. `start` shows the log of whatever does not start.
+# Every start is its own: keys, ports, state and logs are made anew in FOLDER, and nothing outside is written.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 verb=${1:?install, start or stop} nodes=4
@@ -15,6 +16,13 @@ refuse() {
     exit 77
 }
 
+# fail TEXT: with the last lines of every log.
+fail() {
+    echo "SLURM: $*" >&2
+    tail -n 25 log/* >&2 || true
+    exit 1
+}
+
 install() {
     [ "$(id -u)" = 0 ] || refuse "its daemons need root"
     if command -v slurmctld slurmd munged srun >/dev/null; then
@@ -22,23 +30,38 @@ install() {
     fi
     command -v apt-get >/dev/null || refuse "no apt-get to install slurm-wlm and munge with"
     export DEBIAN_FRONTEND=noninteractive
-    # The parts of slurm-wlm, and no services started.
-    { apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; } \
+    # The parts of slurm-wlm, and no services started. Without a network it is to give up soon.
+    local apt=(apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=10 -o DPkg::Lock::Timeout=60)
+    { "${apt[@]}" update && RUNLEVEL=1 "${apt[@]}" install -y --no-install-recommends slurmctld slurmd slurm-client munge; } \
         >/dev/null 2>&1 || refuse "apt-get cannot install slurmctld, slurmd, slurm-client and munge"
 }
 
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+# free_ports N: so many different ones, below those that the system hands out to whoever connects anywhere.
+free_ports() {
+    python3 - "$1" <<'PYTHON'
+import contextlib, random, socket, sys
+
+with contextlib.ExitStack() as held:
+    found = []
+    for port in random.sample(range(10_000, 32_000), 2000):
+        with contextlib.suppress(OSError):
+            held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == int(sys.argv[1]):
+            break
+print(*found)
+PYTHON
 }
 
 configure() {
-    local host names="" n
+    local host ports names="" n
     host=$(hostname -s)
+    read -ra ports <<< "$(free_ports $((nodes + 1)))"
     mkdir -p state log pid spool
     cat > slurm.conf <<CONF
 ClusterName=simulated
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=$(free_port)
+SlurmctldPort=${ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -48,6 +71,7 @@ SlurmctldPidFile=$PWD/pid/slurmctld
 SlurmdPidFile=$PWD/pid/slurmd-%n
 SlurmctldLogFile=$PWD/log/slurmctld
 SlurmdLogFile=$PWD/log/slurmd-%n
+SlurmdDebug=debug3
 StateSaveLocation=$PWD/state
 SlurmdSpoolDir=$PWD/spool/%n
 ProctrackType=proctrack/linuxproc
@@ -70,7 +94,7 @@ CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 CONF
     for ((n = 1; n <= nodes; n++)); do
         # config_overrides: a node is what is written here, whatever the machine has
-        echo "NodeName=n$n NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=2 RealMemory=1000 State=UNKNOWN" >> slurm.conf
+        echo "NodeName=n$n NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[n]} CPUs=2 RealMemory=1000 State=UNKNOWN" >> slurm.conf
         names+=${names:+,}n$n
     done
     echo "SlurmdParameters=config_overrides" >> slurm.conf
@@ -81,21 +105,35 @@ CONF
 
 start() {
     local n
+    [ ! -e slurm.conf ] || fail "$PWD holds a cluster already; take another folder"
     configure
     munged --force --key-file="$PWD/munge.key" --socket="$PWD/munge.socket" --pid-file="$PWD/pid/munged" \
-        --log-file="$PWD/log/munged" --seed-file="$PWD/munge.seed" || refuse "munged does not start, see $PWD/log"
+        --log-file="$PWD/log/munged" --seed-file="$PWD/munge.seed" || fail "munged does not start"
     export SLURM_CONF=$PWD/slurm.conf
-    slurmctld || refuse "slurmctld does not start, see $PWD/log"
+    until_true "munged does not answer" eval "munge -n -S $PWD/munge.socket | unmunge -S $PWD/munge.socket"
+    slurmctld || fail "slurmctld does not start"
+    until_true "slurmctld does not answer" scontrol ping
     for ((n = 1; n <= nodes; n++)); do
-        slurmd -N "n$n" || refuse "slurmd does not start, see $PWD/log"
+        slurmd -N "n$n" || fail "slurmd of n$n does not start"
     done
-    for ((n = 0; n < 120; n++)); do
-        if [ "$(sinfo -h -N -t idle -o %N 2>/dev/null | wc -l)" = "$nodes" ]; then
+    until_true "the nodes do not come up" all_idle
+}
+
+all_idle() {
+    [ "$(sinfo -h -N -t idle -o %N | wc -l)" = "$nodes" ]
+}
+
+# until_true TEXT COMMAND ...: wait for it to succeed; fail with the text after two minutes.
+until_true() {
+    local n text=$1
+    shift
+    for ((n = 0; n < 240; n++)); do
+        if "$@" >/dev/null 2>&1; then
             return
         fi
         sleep 0.5
     done
-    refuse "the nodes did not come up within a minute, see $PWD/log"
+    fail "$text"
 }
 
 # Job steps first, then the daemons: a slurmd that is gone leaves its steps behind.

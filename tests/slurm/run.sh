@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Usage: bash tests/slurm/run.sh [all]
 # The batch files under a real SLURM on this machine, which needs root and Debian. `all`: the slow proofs too.
+# FAULTS_ROWS=FILE: what they prove is noted there as rows of the fault report (tests/fault_report.py).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export SLURM_TESTS=${1:-}
