@@ -8,5 +8,6 @@ trap 'rm -f "$rows"' EXIT
 code=0
 FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs -m fault tests --ignore tests/slurm "$@" || code=$?
 # A soak takes an hour: its rows are those of the last one.
-.venv/bin/python tests/fault_report.py "$rows" $(ls tests/faults/soak.jsonl 2>/dev/null) > tests/faults/REPORT.md
+[ ! -e tests/faults/soak.jsonl ] || cat tests/faults/soak.jsonl >> "$rows"
+.venv/bin/python tests/fault_report.py "$rows" > tests/faults/REPORT.md
 exit "$code"
