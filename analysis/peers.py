@@ -1,15 +1,18 @@
 """This program beside other libraries on the same work: agent steps per CPU second.
 
 python analysis/peers.py --frames 3000 --repeats 3 --batch 32 -o peers.csv
+python analysis/peers.py --work atari --frames 1000
 
 Installs nothing: whichever of Tianshou, Stable-Baselines3, sb3-contrib and PFRL can be imported takes part
-(`tests/peers.sh` makes an environment that has them all). The work: CartPole of 15 degrees and 200 steps, an MLP
-4-128-128-2x51, one update on a batch for each agent step, a target copied every 100 steps, one thread.
+(`tests/peers.sh` makes an environment that has them all). One thread each; all play the environment that we play.
+
+cartpole    15 degrees, 200 steps; an MLP 4-128-128-2x51, one update for each agent step
+atari       Phoenix, 84x84, four stacked, 18 actions; the CNN of Mnih et al. 2015, one update for four agent steps
 
 A contestant trains in a process of its own, once for 1000 steps and once for 1000 + frames: what the second one costs
 more is the cost of the frames; start-up, imports and warm-up cancel out. All take turns, and medians are told. Ours
-runs end to end as it does for users, with evaluations, logs and checkpoints; and once without evaluations, which the
-others do not do.
+runs end to end as it does for users, with logs and checkpoints, on CartPole with evaluations; and there once without
+them, which the others do not do.
 """
 
 from __future__ import annotations
@@ -25,22 +28,63 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 WARM = 1000
 """Steps whose cost is subtracted: all have filled their batch by then."""
-ALONE = ("-m", "mpi_ltcr", "train", "ltcr-cartpole-alone", "--agent.warmup", "500", "--log.distributions_at", "[]")
-ATOMS, HIDDEN, LR, DISCOUNT, TARGET_PERIOD, START, BUFFER = 51, 128, 1e-4, 0.99, 100, 500, 50_000
+ATOMS, HIDDEN, LR, DISCOUNT, START = 51, 128, 1e-4, 0.99, 500
 
 
-def environment() -> Any:
-    """The one that all play."""
-    from mpi_ltcr import envs
+class Work(NamedTuple):
+    """What is to be done."""
 
-    return envs.make("mpi_ltcr/CartPole15-v0", {})
+    env_id: str
+    kwargs: dict[str, Any]
+    pictures: bool
+    vmax: float
+    """The support is [-vmax, vmax]."""
+    period: int
+    """Agent steps for each update."""
+    target_period: int
+    """Agent steps between two copies into the target network."""
+    buffer: int
+    ours: tuple[str, ...]
+    """Command line of this program."""
+
+    def environment(self) -> Any:
+        """The one that all play."""
+        from mpi_ltcr import envs
+
+        return envs.make(self.env_id, self.kwargs)
 
 
-def tianshou_c51(frames: int, batch: int) -> None:
+PHOENIX = {"game": "Phoenix", "preprocessing": "dqn", "episodic_life": True}
+WORKS = {
+    "cartpole": Work("mpi_ltcr/CartPole15-v0", {}, False, 100.0, 1, 100, 50_000, ("ltcr-cartpole-alone",)),
+    "atari": Work(
+        "mpi_ltcr/Atari-v0", PHOENIX, True, 10.0, 4, 1000, 10_000,
+        ("ltcr-phoenix-alone", "--agent.replay_capacity", "10000", "--agent.target_period", "1000",
+         "--log.probe_size", "0", "--eval.every", "1000000", "--checkpoint.every", "1000000"),
+    ),
+}  # fmt: skip
+
+
+def nature(features: int) -> Any:
+    """The CNN of Mnih et al. 2015 on (B, 4, 84, 84) pixels of any type, with so many outputs."""
+    import torch
+    from torch import nn
+
+    class Scaled(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(pixels, dtype=torch.float32) / 255
+
+    layers = [
+        layer for shape in ((4, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)) for layer in (nn.Conv2d(*shape), nn.ReLU())
+    ]
+    return nn.Sequential(Scaled(), *layers, nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, features))
+
+
+def tianshou_c51(work: Work, frames: int, batch: int) -> None:
     """Tianshou's C51Policy, stepped by its Collector."""
     import torch
     from tianshou.data import Collector, VectorReplayBuffer
@@ -48,72 +92,103 @@ def tianshou_c51(frames: int, batch: int) -> None:
     from tianshou.policy import C51Policy
     from tianshou.utils.net.common import Net
 
-    net = Net((4,), 2, hidden_sizes=[HIDDEN, HIDDEN], softmax=True, num_atoms=ATOMS)
+    class Pictures(torch.nn.Module):
+        def __init__(self, actions: int) -> None:
+            super().__init__()
+            self.net, self.num_atoms = nature(actions * ATOMS), ATOMS
+
+        def forward(self, obs: Any, state: Any = None, info: Any = None) -> Any:
+            return self.net(obs).view(len(obs), -1, ATOMS).softmax(-1), state
+
+    actions = int(work.environment().action_space.n)
+    net = (
+        Pictures(actions)
+        if work.pictures
+        else Net((4,), 2, hidden_sizes=[HIDDEN, HIDDEN], softmax=True, num_atoms=ATOMS)
+    )
     optim = torch.optim.Adam(net.parameters(), lr=LR)
-    policy = C51Policy(net, optim, DISCOUNT, ATOMS, -100.0, 100.0, 1, target_update_freq=TARGET_PERIOD)
+    updates = work.target_period // work.period
+    policy = C51Policy(net, optim, DISCOUNT, ATOMS, -work.vmax, work.vmax, 1, target_update_freq=updates)
     policy.set_eps(0.1)
-    collector = Collector(policy, DummyVectorEnv([environment]), VectorReplayBuffer(BUFFER, 1), exploration_noise=True)
-    for frame in range(frames):
-        collector.collect(n_step=1)
+    once = {"ignore_obs_next": True, "save_only_last_obs": True, "stack_num": 4} if work.pictures else {}
+    buffer = VectorReplayBuffer(work.buffer, 1, **once)
+    collector = Collector(policy, DummyVectorEnv([work.environment]), buffer, exploration_noise=True)
+    for frame in range(0, frames, work.period):
+        collector.collect(n_step=work.period)
         if frame >= START:
             policy.update(batch, collector.buffer)
 
 
-def sb3_dqn(frames: int, batch: int) -> None:
+def sb3_dqn(work: Work, frames: int, batch: int) -> None:
     """Stable-Baselines3's DQN: not distributional, so less work."""
     from stable_baselines3 import DQN
 
-    _learn_sb3(DQN, frames, batch, {"net_arch": [HIDDEN, HIDDEN]})
+    _learn_sb3(DQN, work, frames, batch, {})
 
 
-def sb3_contrib_qrdqn(frames: int, batch: int) -> None:
+def sb3_contrib_qrdqn(work: Work, frames: int, batch: int) -> None:
     """sb3-contrib's QR-DQN with as many quantiles as the others have atoms."""
     from sb3_contrib import QRDQN
 
-    _learn_sb3(QRDQN, frames, batch, {"net_arch": [HIDDEN, HIDDEN], "n_quantiles": ATOMS})
+    _learn_sb3(QRDQN, work, frames, batch, {"n_quantiles": ATOMS})
 
 
-def _learn_sb3(algorithm: Any, frames: int, batch: int, policy: dict[str, Any]) -> None:
+def _learn_sb3(algorithm: Any, work: Work, frames: int, batch: int, policy: dict[str, Any]) -> None:
+    layers = [] if work.pictures else [HIDDEN, HIDDEN]  # behind their NatureCNN, which has its dense layer
     algorithm(
-        "MlpPolicy",
-        environment(),
+        "CnnPolicy" if work.pictures else "MlpPolicy",
+        work.environment(),
         learning_rate=LR,
-        buffer_size=BUFFER,
+        buffer_size=work.buffer,
         learning_starts=START,
         batch_size=batch,
         gamma=DISCOUNT,
-        train_freq=1,
+        train_freq=work.period,
         gradient_steps=1,
-        target_update_interval=TARGET_PERIOD,
+        target_update_interval=work.target_period,
         exploration_final_eps=0.1,
-        policy_kwargs=policy,
+        policy_kwargs={"net_arch": layers, **policy},
         device="cpu",
         seed=1,
     ).learn(total_timesteps=frames)
 
 
-def pfrl_c51(frames: int, batch: int) -> None:
+def pfrl_c51(work: Work, frames: int, batch: int) -> None:
     """PFRL's CategoricalDQN."""
     import numpy as np
     import torch
+    from pfrl import q_functions
     from pfrl.agents import CategoricalDQN
     from pfrl.explorers import ConstantEpsilonGreedy
-    from pfrl.q_functions import DistributionalFCStateQFunctionWithDiscreteAction
     from pfrl.replay_buffers import ReplayBuffer
+    from torch import nn
 
-    env = environment()
-    q = DistributionalFCStateQFunctionWithDiscreteAction(4, 2, ATOMS, -100, 100, HIDDEN, 2)
+    class Pictures(nn.Module):
+        def __init__(self, actions: int) -> None:
+            super().__init__()
+            self.net = nature(actions * ATOMS)
+
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            return self.net(obs).view(len(obs), -1, ATOMS).softmax(-1)
+
+    env = work.environment()
+    if work.pictures:
+        z = np.linspace(-work.vmax, work.vmax, ATOMS, dtype=np.float32)
+        net = Pictures(int(env.action_space.n))
+        q = q_functions.DistributionalSingleModelStateQFunctionWithDiscreteAction(net, z)
+    else:
+        q = q_functions.DistributionalFCStateQFunctionWithDiscreteAction(4, 2, ATOMS, -work.vmax, work.vmax, HIDDEN, 2)
     agent = CategoricalDQN(
         q,
         torch.optim.Adam(q.parameters(), lr=LR),
-        ReplayBuffer(BUFFER),
+        ReplayBuffer(work.buffer),
         DISCOUNT,
         ConstantEpsilonGreedy(0.1, env.action_space.sample),
         minibatch_size=batch,
         replay_start_size=START,
-        target_update_interval=TARGET_PERIOD,
-        update_interval=1,
-        phi=lambda obs: obs.astype(np.float32),
+        target_update_interval=work.target_period,
+        update_interval=work.period,
+        phi=np.asarray if work.pictures else lambda obs: obs.astype(np.float32),
     )
     obs, _ = env.reset(seed=1)
     for _ in range(frames):
@@ -123,7 +198,7 @@ def pfrl_c51(frames: int, batch: int) -> None:
             obs, _ = env.reset()
 
 
-PEERS: dict[str, tuple[str, Callable[[int, int], None]]] = {
+PEERS: dict[str, tuple[str, Callable[[Work, int, int], None]]] = {
     "Tianshou C51": ("tianshou", tianshou_c51),
     "Stable-Baselines3 DQN": ("stable_baselines3", sb3_dqn),
     "sb3-contrib QR-DQN": ("sb3_contrib", sb3_contrib_qrdqn),
@@ -131,31 +206,39 @@ PEERS: dict[str, tuple[str, Callable[[int, int], None]]] = {
 }
 """Name -> the package that it needs, and its training of so many frames with such a batch."""
 
-OURS = {
-    "mpi-ltcr C51, eager": ("--agent.backend", "eager"),
-    "mpi-ltcr C51, fused": ("--agent.backend", "fused"),
-    "mpi-ltcr C51, fused, no evaluations": ("--agent.backend", "fused", "--eval.every", "1000000"),
+OURS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cartpole": {
+        "mpi-ltcr C51, eager": ("--agent.backend", "eager"),
+        "mpi-ltcr C51, fused": ("--agent.backend", "fused"),
+        "mpi-ltcr C51, fused, no evaluations": ("--agent.backend", "fused", "--eval.every", "1000000"),
+    },
+    "atari": {
+        "mpi-ltcr C51": (),
+        "mpi-ltcr C51, bf16": ("--runtime.precision", "bf16"),
+    },
 }
-"""Name -> what its command line adds."""
-BASE = "mpi-ltcr C51, fused"
-"""The contestant that all are compared with."""
+"""Work -> name -> what its command line adds."""
+BASE = {"cartpole": "mpi-ltcr C51, fused", "atari": "mpi-ltcr C51"}
+"""Work -> the contestant that all are compared with."""
 
 
-def command(name: str, frames: int, batch: int, out: Path) -> list[str]:
+def command(work: str, name: str, frames: int, batch: int, out: Path) -> list[str]:
     """How a contestant is started."""
-    if name in OURS:
-        asked = ("--agent.batch", str(batch), "--frames", str(frames), "--out", str(out))
-        return [sys.executable, *ALONE, *OURS[name], *asked]
-    return [sys.executable, __file__, "--only", name, "--frames", str(frames), "--batch", str(batch)]
+    if name in OURS[work]:
+        common = ("--agent.warmup", str(START), "--agent.batch", str(batch), "--log.distributions_at", "[]")
+        asked = (*WORKS[work].ours, *common, *OURS[work][name], "--frames", str(frames), "--out", str(out))
+        return [sys.executable, "-m", "mpi_ltcr", "train", *asked]
+    asked = ("--work", work, "--only", name, "--frames", str(frames), "--batch", str(batch))
+    return [sys.executable, __file__, *asked]
 
 
-def cpu_seconds(name: str, frames: int, batch: int) -> float:
+def cpu_seconds(work: str, name: str, frames: int, batch: int) -> float:
     """User and system time of one training. Raises RuntimeError, with the last line it said, if it failed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         done = subprocess.run(
-            command(name, frames, batch, Path(folder) / "run"),
+            command(work, name, frames, batch, Path(folder) / "run"),
             env={**os.environ, **pools, "PYTHONWARNINGS": "ignore"},
             capture_output=True,
             text=True,
@@ -167,13 +250,13 @@ def cpu_seconds(name: str, frames: int, batch: int) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def compare(names: list[str], frames: int, repeats: int, batch: int) -> dict[str, list[float]]:
+def compare(work: str, names: list[str], frames: int, repeats: int, batch: int) -> dict[str, list[float]]:
     """Steps per CPU second of each contestant, in each repeat; one that fails drops out and says why."""
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(repeats):
         for name in list(rates):
             try:
-                spent = cpu_seconds(name, WARM + frames, batch) - cpu_seconds(name, WARM, batch)
+                spent = cpu_seconds(work, name, WARM + frames, batch) - cpu_seconds(work, name, WARM, batch)
             except RuntimeError as error:
                 print(f"{name} dropped out: {error}", file=sys.stderr)
                 del rates[name]
@@ -186,6 +269,7 @@ def compare(names: list[str], frames: int, repeats: int, batch: int) -> dict[str
 def main() -> None:
     """Parse, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", choices=WORKS, default="cartpole", help="what is done (default cartpole)")
     parser.add_argument("--frames", type=int, default=3000, help="agent steps that are measured (default 3000)")
     parser.add_argument("--repeats", type=int, default=3, help="turns (default 3)")
     parser.add_argument("--batch", type=int, default=32, help="transitions of an update (default 32)")
@@ -197,19 +281,20 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-        PEERS[asked.only][1](asked.frames, asked.batch)
+        PEERS[asked.only][1](WORKS[asked.work], asked.frames, asked.batch)
         return
+    base, ours = BASE[asked.work], OURS[asked.work]
     present = [name for name, (package, _) in PEERS.items() if importlib.util.find_spec(package)]
-    names = [name for name in [*present, *OURS] if not asked.names or name in (*asked.names, BASE)]
-    rates = compare(names, asked.frames - asked.frames % 10, asked.repeats, asked.batch)
-    ours = median(rates[BASE])
-    rows = [(name, round(median(seen), 1), round(ours / median(seen), 2)) for name, seen in rates.items()]
-    print(f"batch {asked.batch}: agent steps per CPU second; how many times ours, fused and end to end, is faster")
-    for name, rate, times in rows:
-        print(f"{name:38s}{rate:10.1f}{times:8.2f}")
+    names = [name for name in [*present, *ours] if not asked.names or name in (*asked.names, base)]
+    rates = compare(asked.work, names, asked.frames - asked.frames % 40, asked.repeats, asked.batch)
+    rate = median(rates[base])
+    rows = [(name, round(median(seen), 1), round(rate / median(seen), 2)) for name, seen in rates.items()]
+    print(f"{asked.work}, batch {asked.batch}: agent steps per CPU second; how many times {base} is faster")
+    for name, seen, times in rows:
+        print(f"{name:38s}{seen:10.1f}{times:8.2f}")
     if asked.output:
         with asked.output.open("w", newline="") as file:
-            csv.writer(file).writerows([("contestant", "steps_per_cpu_s", "ours_fused_times"), *rows])
+            csv.writer(file).writerows([("contestant", "steps_per_cpu_s", "base_is_faster"), *rows])
 
 
 if __name__ == "__main__":
