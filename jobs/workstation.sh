@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on this machine, from nothing: installs once, then runs under mpirun.
+# Train on this machine, from nothing: installs once, then runs under mpirun. Ctrl-C saves; `mpi-ltcr resume` goes on.
 #
 #   bash jobs/workstation.sh                                   two agents that teach each other on CartPole, two that
 #                                                              learn alone, and the figure that compares them
@@ -17,12 +17,12 @@ if [ $# -gt 0 ]; then
         ranks=${2:?"-n needs the number of ranks"}
         shift 2
     fi
-    exec "$bin/mpirun" -n "$ranks" "$bin/mpi-ltcr" train "$preset" "$@"
+    exec "$bin/mpi-ltcr" launch -n "$ranks" -- train "$preset" "$@"
 fi
 
 folder=$here/runs/demo-$(date +%Y%m%d-%H%M%S)
 for preset in ltcr-cartpole-9-1 ltcr-cartpole-alone; do
-    "$bin/mpirun" -n 2 "$bin/mpi-ltcr" train "$preset" --out "$folder/$preset" \
+    "$bin/mpi-ltcr" launch -n 2 -- train "$preset" --out "$folder/$preset" \
         --frames 12000 --agent.epsilon_frames 4000 --agent.backend fused
 done
 "$bin/python" "$here/analysis/learning_curve.py" "$folder"/ltcr-cartpole-* -o "$folder/learning_curve.png"

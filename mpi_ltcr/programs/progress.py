@@ -1,4 +1,7 @@
-"""What rank 0 tells while it trains: a line that renews itself on a terminal, one line every 30 s elsewhere."""
+"""What is told while it trains: a line that renews itself on a terminal, one line every 30 s elsewhere.
+
+By rank 0; in cA3C by the server of each task.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ class Progress:
     Args:
         frames: of the whole run.
         measure: what `evaluated` is told, in words.
+        name: of the task, where others have lines of their own.
     """
 
-    def __init__(self, frames: int, measure: str = "eval return") -> None:
-        self.total, self.measure = frames, measure
-        self.live = sys.stderr.isatty()
+    def __init__(self, frames: int, measure: str = "eval return", name: str = "") -> None:
+        self.total, self.measure, self.name = frames, measure, name
+        self.live = sys.stderr.isatty() and not name  # lines that renew themselves would overwrite each other
         self.every = TERMINAL_S if self.live else LOG_S
         self.value = float("nan")
         self.resumed(0)
@@ -57,4 +61,5 @@ class Progress:
         self._print(f"{state}: {speed}   {self.measure} {self.value:.1f}")
 
     def _print(self, text: str, end: str = "\n") -> None:
-        print(f"mpi-ltcr: {text}" + (" " * 8 if self.live else ""), end=end, file=sys.stderr, flush=True)
+        head = f"mpi-ltcr: {self.name}: " if self.name else "mpi-ltcr: "
+        print(head + text + (" " * 8 if self.live else ""), end=end, file=sys.stderr, flush=True)

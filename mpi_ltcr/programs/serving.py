@@ -56,7 +56,7 @@ class Serving:
         self.publish_s, self.keep, self.world_size, self.first = publish_s, keep, world_size, first
         self.checkpoints = run.task_checkpoints(name)
         self.returns: deque[float] = deque(maxlen=LAST_EPISODES)
-        self.progress = Progress(server.limit, f"{name}, last {LAST_EPISODES} episodes") if first else None
+        self.progress = Progress(server.limit, f"last {LAST_EPISODES} episodes", name if others else "")
         self._earlier_s, self._start = 0.0, time.perf_counter()
         self._published = time.perf_counter()
         self._entries: dict[str, checkpoint.Entry] = {}
@@ -100,8 +100,7 @@ class Serving:
     def finish(self) -> None:
         """After the last step: the last rows go out."""
         self._publish()
-        if self.progress:
-            self.progress.done(self.server.frames, "stopped" if self.server.stop_asked else "completed")
+        self.progress.done(self.server.frames, "stopped" if self.server.stop_asked else "completed")
 
     # Log
 
@@ -110,12 +109,10 @@ class Serving:
         self.recorder.add("pushes", **clocks, **push._asdict())
         if not math.isnan(push.episode_return):
             self.returns.append(push.episode_return)
-            if self.progress:
-                self.progress.evaluated(float(np.mean(self.returns)))
+            self.progress.evaluated(float(np.mean(self.returns)))
 
     def _publish_if_due(self) -> None:
-        if self.progress:
-            self.progress.show(self.server.frames)
+        self.progress.show(self.server.frames)
         if time.perf_counter() - self._published > self.publish_s:
             self._publish()
             if self.first:
@@ -234,5 +231,4 @@ class Serving:
         self._earlier_s = serving["wall_s"]
         self.recorder.rewind(serving["log_rows"])
         self.returns.extend(serving["returns"].tolist())
-        if self.progress:
-            self.progress.resumed(self.server.frames)
+        self.progress.resumed(self.server.frames)

@@ -17,6 +17,7 @@ from mpi_ltcr.archive.heartbeats import read_heartbeats
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.config import ConfigError
 from mpi_ltcr.verbs.checks import Parser
+from mpi_ltcr.verbs.tasks import Task, tasks_of
 
 RUNNING, LOST = 1, 75
 SILENCE_S = 120.0
@@ -33,6 +34,8 @@ class Health(NamedTuple):
     """Of the lock: "alive", "gone", "elsewhere" (another host), "none"."""
     lost: bool
     """It says that it runs, but it does not."""
+    tasks: list[Task]
+    """Of cA3C, as far as they have been published."""
 
     @property
     def exit_code(self) -> int:
@@ -50,15 +53,19 @@ def health(run: Path, now: float) -> Health:
     age = max(0.0, now - max([float(status["heartbeat"]), *signs]))
     owner = directory.owner()
     lost = status["state"] == "running" and (owner in ("gone", "none") or age > SILENCE_S)
-    return Health(status, age, owner, lost)
+    return Health(status, age, owner, lost, tasks_of(run))
 
 
 def describe(run: Path, seen: Health) -> list[str]:
     """A few lines for people."""
     status = seen.status
-    lines = [f"{run}: {status['state']} at frame {status.get('frames', 0)}, attempt {status.get('attempt', 1)}"]
-    saved = status.get("checkpoint", "none yet")
-    lines.append(f"last checkpoint: frame {saved}; last heartbeat {seen.heartbeat_s:.0f} s ago")
+    attempt, age = f"attempt {status.get('attempt', 1)}", f"last heartbeat {seen.heartbeat_s:.0f} s ago"
+    if seen.tasks:
+        lines = [f"{run}: {status['state']}, {attempt}; {age}"]
+        lines += [f"{task.name}: T = {task.frames}, last checkpoint: {told(task.saved)}" for task in seen.tasks]
+    else:
+        lines = [f"{run}: {status['state']} at frame {status.get('frames', 0)}, {attempt}"]
+        lines.append(f"last checkpoint: {told(status.get('checkpoint'))}; {age}")
     if status.get("error"):
         lines.append(str(status["error"]))
     if seen.lost:
@@ -67,11 +74,16 @@ def describe(run: Path, seen: Health) -> list[str]:
     return lines
 
 
+def told(saved: int | None) -> str:
+    """Where a checkpoint stands, in words."""
+    return "none yet" if saved is None else f"frame {saved}"
+
+
 def status(arguments: list[str]) -> None:
     """Print what a run is doing, or how it ended, from its published files alone."""
     parser = Parser("mpi-ltcr status", description=status.__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--json", action="store_true", help="print status.json, and `owner`, `lost`, `heartbeat_s`")
+    parser.add_argument("--json", action="store_true", help="print status.json and what else was found")
     parser.add_argument(
         "--exit-code",
         action="store_true",
@@ -80,7 +92,9 @@ def status(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     seen = health(asked.run, time.time())
     if asked.json:
-        facts = {"owner": seen.owner, "lost": seen.lost, "heartbeat_s": round(seen.heartbeat_s, 1)}
+        facts: dict[str, Any] = {"owner": seen.owner, "lost": seen.lost, "heartbeat_s": round(seen.heartbeat_s, 1)}
+        if seen.tasks:
+            facts["tasks"] = {task.name: {"frames": task.frames, "checkpoint": task.saved} for task in seen.tasks}
         print(json.dumps({**seen.status, **facts}))
     else:
         print("\n".join(describe(asked.run, seen)))

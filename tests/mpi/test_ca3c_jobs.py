@@ -67,6 +67,7 @@ def test_two_tasks_of_unlike_actions_teach_each_other_on_two_ranks_that_serve_an
     for task in ("pole", "pole3"):
         adams = saved(tmp_path / "run", task)["store"]["adams"]
         assert adams["align0"]["steps"] == adams["distill"]["steps"] > 5
+        assert f"mpi-ltcr: {task}: completed: 15" in done.err  # the server of each task tells of it
 
 
 def test_students_without_rl_learn_from_a_teacher_that_learns_beside_them(mpirun, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ca3c_helpers import POLE, config_of
 from conftest import verb
 
 from mpi_ltcr import options
@@ -67,6 +68,59 @@ def test_watch_shows_progress_returns_phases_and_the_age_of_each_heartbeat(run, 
     assert "revisit 75 %" in out
     assert "rank 0 on node7: 0 s ago, revisit\n" in out
     assert "rank 1 on node7: 0 s ago, waits for the others in gather at here:7, no progress for 30 s" in out
+
+
+@pytest.fixture
+def duo(tmp_path: Path) -> Path:
+    """A running run of cA3C: servers of two tasks on ranks 0 and 1, a worker of each on ranks 2 and 3."""
+    config = config_of(tmp_path, tasks=[POLE, {**POLE, "name": "second"}])
+    directory = RunDirectory(tmp_path / "duo")
+    directory.create(options.to_yaml(config), {})
+    attributes = {"run_id": "duo", "config_json": json.dumps(options.to_dict(config))}
+    for task in (0, 1):
+        server = Recorder(path=directory.logs / f"server{task:04d}.h5", attributes={**attributes, "agent": task})
+        for push in range(1, 5):
+            row = {"worker": 2 + task, "staleness": task + push % 2, "queue": 1, "steps": 10, "bytes": 100}
+            row |= {"episode_return": 10.0 * push} if push > 2 else {}
+            server.add("pushes", frames=10 * push + task, updates=push, wall_s=0.5 * push, **row)
+        server.publish()
+        worker = Recorder(path=directory.log(2 + task), attributes={**attributes, "agent": 2 + task})
+        traffic = {"steps": 10, "bytes_sent": 100, "bytes_received": 100, "work_s": 3.0, "wait_s": 1.0}
+        worker.add("rollouts", frames=40, updates=4, wall_s=2.0, distill_loss=0.75, **traffic)
+        worker.publish()
+    checkpoint.begin(directory.task_checkpoints("second"), 30)
+    checkpoint.commit(directory.task_checkpoints("second"), 30, [], {"world_size": 4})
+    for rank in range(4):
+        beat(directory.root, rank)
+    directory.write_status(state="running", frames=40, attempt=1, exit_code=1)
+    return directory.root
+
+
+def test_status_of_ca3c_tells_the_frames_and_the_checkpoint_of_every_task(duo, capsys) -> None:
+    out = verb("status", str(duo), capsys=capsys)[1]
+    assert "pole: T = 40, last checkpoint: none yet\nsecond: T = 41, last checkpoint: frame 30\n" in out
+    tasks = json.loads(verb("status", str(duo), "--json", capsys=capsys)[1])["tasks"]
+    assert tasks == {"pole": {"frames": 40, "checkpoint": None}, "second": {"frames": 41, "checkpoint": 30}}
+
+
+def test_watch_of_ca3c_shows_every_task_with_its_staleness_and_every_worker(duo, capsys) -> None:
+    code, out, err = verb("watch", str(duo), "--once", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "second: [##..................] 41 of 300 frames, 20 frames/s, 0 min to go" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["pole", "40", "35.000", "0.500", "1.000"] in lines
+    assert ["second", "41", "35.000", "1.500", "1.000"] in lines
+    assert ["3", "40", "-", "0.750", "-", "-"] in lines
+    assert "worker 3: work 75 %  wait 25 %" in out
+    assert out.count("node7: 0 s ago") == 4
+
+
+def test_a_damaged_log_of_a_server_keeps_nobody_from_reading_how_the_run_ended(duo, capsys) -> None:
+    (duo / "logs" / "server0000.h5").write_bytes(b"no HDF5")
+    RunDirectory(duo).write_status(state="preempted", exit_code=85)
+    code, out, _ = verb("status", str(duo), "--exit-code", capsys=capsys)
+    assert code == 85
+    assert "preempted at frame 40" in out
 
 
 def test_watch_ends_by_itself_when_there_will_be_no_more(run, capsys) -> None:
