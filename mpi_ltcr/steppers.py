@@ -72,7 +72,11 @@ def clipped_gradient(flat: FlatParameters, loss: torch.Tensor, grad_clip: float,
 
 def clipped(flat: FlatParameters, loss: torch.Tensor | float, grad_clip: float, name: str) -> float:
     """As `clipped_gradient`, of a gradient that stands in `flat.grads` already."""
-    norm = float(torch.linalg.vector_norm(flat.grads))
+    return accepted(flat, float(torch.linalg.vector_norm(flat.grads)), loss, grad_clip, name)
+
+
+def accepted(flat: FlatParameters, norm: float, loss: torch.Tensor | float, grad_clip: float, name: str) -> float:
+    """As `clipped`, of a gradient whose norm is known."""
     if not math.isfinite(norm):
         raise NonFiniteError(
             f"{name}: the loss is {float(loss)} and its gradient norm {norm}; "

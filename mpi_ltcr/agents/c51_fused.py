@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpi_ltcr.agents.c51 import C51Agent
-from mpi_ltcr.interfaces import Features, Lesson, Metrics
+from mpi_ltcr.interfaces import Features, Lesson, Metrics, Transition
 from mpi_ltcr.memory.replay import Sample
 from mpi_ltcr.steppers import LocalAdam
 
@@ -111,6 +111,22 @@ def project(masses: np.ndarray, positions: np.ndarray, support: np.ndarray) -> n
     return np.asarray(onto.reshape(count, last + 1).astype(masses.dtype))
 
 
+def divergence(target: np.ndarray, log_masses: np.ndarray) -> np.ndarray:
+    """KL between target (B, K) and masses whose logarithm is given, (B,)."""
+    return np.asarray((target * (log_of(target) - log_masses)).sum(-1))
+
+
+class Told(NamedTuple):
+    """What `FusedC51Agent._gradient` says besides the gradient."""
+
+    log_masses: np.ndarray
+    """log Z(s, a), (B, K)."""
+    loss: float
+    """Mean cross-entropy, without weights."""
+    value: float
+    """Mean expectation of Z(s, a)."""
+
+
 class FusedC51Agent(C51Agent):
     """A C51 agent whose network is a plain MLP (or linear) on the CPU."""
 
@@ -145,27 +161,30 @@ class FusedC51Agent(C51Agent):
 
     def _follow_td(self, sample: Sample) -> Metrics:
         batch = sample.batch
+        target, clipped_fraction = self._target(batch)
+        told = self._gradient(Features(batch.obs, batch.action), target, sample.weights)
+        norm = self.revisit_stepper.follow(told.loss)
+        if self.replay.rated:
+            self.replay.rate(sample.rows, divergence(target, told.log_masses))
+        return {
+            "td_loss": told.loss,
+            "revisit_grad_norm": norm,
+            "q_mean": told.value,
+            "clipped_fraction": clipped_fraction,
+        }
+
+    def _target(self, batch: Transition) -> tuple[np.ndarray, float]:
+        """Pi_C(r + gamma z, p(s', a*)) of Eq. 3, (B, K), and the share of positions outside of the support."""
         masses = softmax(self._logits(batch.next_obs, target=True))
         chooser = softmax(self._logits(batch.next_obs)) if self.double else masses
         best = (chooser @ self.z).argmax(-1)
         positions = batch.reward[:, None] + batch.discount[:, None] * self.z
-        target = project(masses[np.arange(len(best)), best], positions, self.z)
-        log_masses = self._gradient(Features(batch.obs, batch.action), target, sample.weights)
-        entropies = target * log_masses
-        norm = self.revisit_stepper.follow(float(-(sample.weights @ entropies).sum() / len(target)))
-        if self.replay.rated:
-            self.replay.rate(sample.rows, (target * log_of(target) - entropies).sum(-1))
         outside = (positions < self.z[0]) | (positions > self.z[-1])
-        return {
-            "td_loss": float(-entropies.sum() / len(target)),
-            "revisit_grad_norm": norm,
-            "q_mean": float((np.exp(log_masses) @ self.z).mean()),
-            "clipped_fraction": float(outside.mean()),
-        }
+        return project(masses[np.arange(len(best)), best], positions, self.z), float(outside.mean())
 
     def _follow_kl(self, lesson: Lesson) -> Metrics:
-        log_masses = self._gradient(lesson.features, lesson.target, np.ones(len(lesson.target), np.float32))
-        loss = float((lesson.target * (log_of(lesson.target) - log_masses)).sum() / len(log_masses))
+        told = self._gradient(lesson.features, lesson.target, np.ones(len(lesson.target), np.float32))
+        loss = float(divergence(lesson.target, told.log_masses).mean())
         return {"distill_loss": loss, "digest_grad_norm": self.digest_stepper.follow(loss)}
 
     def _follow_policy(self, lesson: Lesson, temperature: float) -> Metrics:
@@ -180,19 +199,16 @@ class FusedC51Agent(C51Agent):
         loss = float((lesson.target * (log_of(lesson.target) - log_policy)).sum() / len(values))
         return {"distill_loss": loss, "digest_grad_norm": self.digest_stepper.follow(loss)}
 
-    def _gradient(self, features: Features, target: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Fill `flat.grads` with that of the mean of weights (B,) * cross-entropy between target (B, K) and Z(s, a).
-
-        Returns:
-            log Z(s, a), (B, K).
-        """
+    def _gradient(self, features: Features, target: np.ndarray, weights: np.ndarray) -> Told:
+        """Fill `flat.grads` with that of the mean of weights (B,) * cross-entropy between target (B, K) and Z(s, a)."""
         outputs = forward(self.online, self._inputs(features.obs))
         count, atoms = target.shape
         rows = np.arange(count)
         log_masses = log_softmax(outputs[-1].reshape(count, -1, atoms)[rows, features.action])
+        masses = np.exp(log_masses)
         gradient = np.zeros_like(outputs[-1])
         # d/dlogits of -sum target log softmax(logits) is softmax * (sum of target) - target
-        at_action = np.exp(log_masses) * target.sum(-1, keepdims=True) - target
+        at_action = masses * target.sum(-1, keepdims=True) - target
         gradient.reshape(count, -1, atoms)[rows, features.action] = at_action * weights[:, None] / count
         backward(self.online, outputs, gradient)
-        return log_masses
+        return Told(log_masses, float(-(target * log_masses).sum() / count), float((masses @ self.z).mean()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import cycle, islice, pairwise
 from typing import Any
 
@@ -20,6 +21,8 @@ from mpi_ltcr.interaction import EnvLoop, explore, explore_rollout
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson
 from mpi_ltcr.seeds import SeedTree
 
+BACKENDS = ("eager", "fused", *(["compiled"] if find_spec("numba") else []))
+"""Of C51, those that can run here."""
 PRESET, ACTOR_CRITIC = "ltcr-cartpole-9-1", "small-a3c-pong"
 """What is measured unless asked otherwise."""
 
@@ -54,7 +57,7 @@ def c51_pieces(preset: str) -> list[Piece]:
     batch, asked = settings.batch, config.transfer.demonstrations
     acting, learning = "network forward, 1 state", f"network forward and backward, {batch} states"
     pieces = list(_bare_network(settings, spec, met, acting, learning))
-    for backend in ("eager", "fused"):
+    for backend in BACKENDS:
         try:
             agent = assembly_c51.build_c51(
                 _with(settings, backend), spec, SeedTree(1), 0, torch.device("cpu"), 0.0, config.transfer.speak_net

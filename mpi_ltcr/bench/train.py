@@ -13,14 +13,12 @@ import numpy as np
 from mpi_ltcr import envs, options
 from mpi_ltcr.archive.reader import Log, read_logs
 from mpi_ltcr.bench.env import bare
-from mpi_ltcr.bench.learn import c51_pieces
+from mpi_ltcr.bench.learn import BACKENDS, c51_pieces
 from mpi_ltcr.bench.measuring import Asked, Bench, Piece, measure
 from mpi_ltcr.config import Config
 from mpi_ltcr.programs.job import Job
 from mpi_ltcr.programs.ltcr_job import prepare_ltcr
 from mpi_ltcr.programs.session import PHASES
-
-BACKENDS = ("eager", "fused")
 
 
 def measured(comm: Any, asked: Asked, signals: Any) -> list[Bench]:

@@ -14,8 +14,9 @@ from mpi_ltcr.config.checks import check_layers, check_numbers, check_sight, req
 class C51Config:
     """Categorical DQN (LTCR section 2)."""
 
-    backend: Literal["eager", "fused"] = "eager"
-    """`eager`: torch's autograd, any network and device; `fused`: by hand in numpy, an MLP on the CPU, faster."""
+    backend: Literal["eager", "fused", "compiled"] = "eager"
+    """`eager`: torch's autograd, any network and device; `fused`: by hand in numpy, an MLP on the CPU, faster;
+    `compiled`: the same by numba, an extra to be installed, fastest."""
     returns: Literal["atoms", "quantiles"] = "atoms"
     """`atoms`: masses of the support, as the paper; `quantiles`: QR-DQN (Dabney et al. 2018), which teaches atoms."""
     quantiles: PositiveInt = 51
@@ -92,17 +93,16 @@ class C51Config:
         check_layers(self.torso, self.hidden)
         require(
             self.backend == "eager" or self.torso != "nature",
-            "agent.backend: fused has no convolutions; for agent.torso: nature set agent.backend: eager",
+            f"agent.backend: {self.backend} has no convolutions; for agent.torso: nature set agent.backend: eager",
         )
-
         require(
             self.backend == "eager" or self.returns == "atoms",
-            "agent.returns: the fused backend computes atoms only; set agent.backend: eager",
+            f"agent.returns: the {self.backend} backend computes atoms only; set agent.backend: eager",
         )
         for name in ("dueling", "noisy"):
             require(
                 self.backend == "eager" or not getattr(self, name),
-                f"agent.{name}: the fused backend computes plain layers only; set agent.backend: eager",
+                f"agent.{name}: the {self.backend} backend computes plain layers only; set agent.backend: eager",
             )
 
     def check_sight(self, obs_shape: tuple[int, ...]) -> None:

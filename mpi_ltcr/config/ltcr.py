@@ -86,7 +86,7 @@ class Config:
                 self._check_actor_critic(f"agents[{index}].kind: an actor-critic")
         require(
             self.runtime.precision == "fp32" or all(settings.backend == "eager" for settings in valued),
-            f"runtime.precision: {self.runtime.precision} needs agent.backend: eager; fused computes in fp32",
+            f"runtime.precision: {self.runtime.precision} needs agent.backend: eager; the others compute in fp32",
         )
         for name, because in self._common().items():
             values = [getattr(settings, name) for settings in valued]

@@ -71,6 +71,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pandas": ("analysis/",),
     "scipy": ("analysis/",),
     "jsonargparse": tuple(f"mpi_ltcr/{name}" for name in CONFIG),
+    "numba": ("mpi_ltcr/agents/c51_kernels.py",),
     "yaml": tuple(f"mpi_ltcr/{name}" for name in CONFIG),
 }
 """Third parties that have one place."""
@@ -164,6 +165,7 @@ def test_nothing_that_answers_at_once_imports_torch() -> None:
 
 OPTIONAL: dict[str, str] = {
     "mpi_ltcr/envs/space_battle.py": "pettingzoo",  # its base class; one agent alone plays without
+    "mpi_ltcr/agents/c51_kernels.py": "numba",  # only who asks for the compiled backend must have it
     "mpi_ltcr/envs/space_battle_render.py": "PIL",  # only who draws must have it
 }
 """Files that need what the package does not install; nobody may import them at the top."""

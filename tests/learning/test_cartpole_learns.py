@@ -26,11 +26,13 @@ class Course(NamedTuple):
     """Frames: where this seed was chosen it needs one part. Rounding elsewhere may lead it another way: then more."""
     good: float
     """Of 200: mean return of ten evaluations on end."""
+    options: tuple[str, ...] = ()
 
 
 COURSES = [
     Course("ltcr-cartpole-alone", 1, 6000, 190.0),
     Course("ltcr-cartpole-9-1", 2, 6000, 190.0),
+    Course("ltcr-cartpole-9-1", 2, 6000, 190.0, ("--agent.backend", "compiled")),
     Course("ltcr-cartpole-rainbow-9-1", 2, 4000, 140.0),
 ]
 
@@ -39,11 +41,11 @@ def best_ten(returns: np.ndarray) -> float:
     return float(np.convolve(returns, np.ones(10) / 10, mode="valid").max())
 
 
-@pytest.mark.parametrize("course", COURSES, ids=lambda course: course.preset)
+@pytest.mark.parametrize("course", COURSES, ids=lambda course: " ".join([course.preset, *course.options[1:]]))
 def test_every_agent_learns_to_balance_the_pole(course: Course, mpirun, tmp_path: Path):
     out = tmp_path / "run"
     settings = ["--seed", SEED, "--checkpoint.every", "2000", "--log.distributions_at", "[]", "--out", str(out)]
-    command = ["train", course.preset, *settings]
+    command = ["train", course.preset, *course.options, *settings]
     for frames in range(course.part, LIMIT + 1, course.part):
         done = mpirun(course.ranks, ["-m", "mpi_ltcr", *command, "--frames", str(frames)], timeout=200)
         assert done.rc == 0, done.err

@@ -164,7 +164,7 @@ CASES = {
         {
             "transfer.target": "mean",
             "transfer.upload_probability": "0.5",
-            "agents": "[{backend: fused, n_step: 2}, "
+            "agents": "[{backend: compiled, n_step: 2}, "
             "{dueling: true, double: true, noisy: 0.5, n_step: 3, prioritised: true}, "
             "{torso: linear, lr: 1e-3, returns: quantiles}]",
         },

@@ -40,6 +40,7 @@ class Team(NamedTuple):
 
 TEAMS = {
     "alone": Team(1, "ltcr-cartpole-alone", (), "the program"),
+    "alone, compiled": Team(1, "ltcr-cartpole-alone", ("--agent.backend", "compiled"), "the program"),
     "two": Team(2, "ltcr-cartpole-9-1", (), "rank 1"),
     "two, each teacher its own sample": Team(
         2, "ltcr-cartpole-9-1", ("--transfer.subset", "per_teacher", "--transfer.upload_probability", "0.5"), "rank 0"

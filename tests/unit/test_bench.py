@@ -12,6 +12,7 @@ import pytest
 
 from mpi_ltcr.bench import measuring
 from mpi_ltcr.bench.comm import WAYS, sizes
+from mpi_ltcr.bench.learn import BACKENDS
 from mpi_ltcr.bench.measuring import Asked, Bench, Cost, Piece, measure, table, text_of
 from mpi_ltcr.comm.collectives import HEADER
 
@@ -112,15 +113,15 @@ def test_environments_learners_and_a_training_are_measured_on_one_rank() -> None
                 assert row["per_wall_s"] > 0
                 assert (row["floor"] is None) == (row["times_floor"] is None)
                 assert row["floor"] is None or row["floor"] in known
-    for words in ("CartPole", "a single game", "side by side", "Pong 84x84x4", "Pong 42x42", "eager", "fused"):
+    for words in ("CartPole", "a single game", "side by side", "Pong 84x84x4", "Pong 42x42", *BACKENDS):
         assert any(words in name for name in names), words
     whole: dict[str, float] = {}
     for row in told["learn"][0]["rows"]:
         backend = row["piece"].split(":")[0]
         whole[backend] = whole.get(backend, 0) + (row["share"] or 0)
-    assert {name: round(share, 6) for name, share in whole.items() if share} == {"eager": 1, "fused": 1}
+    assert {name: round(share, 6) for name, share in whole.items() if share} == dict.fromkeys(BACKENDS, 1)
     trained = told["train"][0]["rows"]
-    assert [row["backend"] for row in trained] == ["eager", "fused"]
+    assert [row["backend"] for row in trained] == list(BACKENDS)
     for row in trained:
         phases = ("explore", "communicate", "digest", "revisit", "evaluate", "archive")
         assert sum(row[phase] for phase in phases) == pytest.approx(1)

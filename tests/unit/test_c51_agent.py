@@ -35,9 +35,9 @@ CPU = torch.device("cpu")
 Build = Callable[..., C51Agent]
 
 
-@pytest.fixture(params=["eager", "fused"])
+@pytest.fixture(params=["eager", "fused", "compiled"])
 def build(request: pytest.FixtureRequest) -> Build:
-    """`build(index=0, speak_net="online", **settings)` -> an agent; all hold for either backend."""
+    """`build(index=0, speak_net="online", **settings)` -> an agent; all hold for every backend."""
 
     def agent(index: int = 0, speak_net: str = "online", **changed: object) -> C51Agent:
         settings = C51Config(**{**vars(TINY), "backend": request.param, **changed})

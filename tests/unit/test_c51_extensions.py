@@ -73,7 +73,7 @@ def projected(reward: float, discount: float, at: np.ndarray) -> np.ndarray:
     return row
 
 
-@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("backend", ["eager", "fused", "compiled"])
 @pytest.mark.parametrize("double", [False, True])
 def test_targets_weights_and_priorities_are_those_of_the_definitions(backend, double):
     """One update of a prioritised agent: gradient, loss and new priorities, from masses and sums written out."""
@@ -232,9 +232,10 @@ def test_each_switch_changes_what_is_learned():
 CHEAP = [s for s in COMBINATIONS if not {"dueling", "noisy"} & set(s)]
 
 
+@pytest.mark.parametrize("backend", ["fused", "compiled"])
 @pytest.mark.parametrize("switches", CHEAP, ids=lambda s: "+".join(s) or "none")
-def test_the_fused_backend_takes_the_same_steps_with_the_switches_that_it_has(switches):
-    eager, fused = (build(0, backend=backend, **switches) for backend in ("eager", "fused"))
+def test_a_backend_by_hand_takes_the_same_steps_with_the_switches_that_it_has(switches, backend):
+    eager, fused = (build(0, backend=one, **switches) for one in ("eager", backend))
     for _ in (1, 2):
         feed(eager), feed(fused)
         for _ in range(10):

@@ -123,6 +123,13 @@ CASES = {
     "a CNN without autograd": alone(
         "--agent.torso", "nature", "--agent.backend", "fused", says=["agent.backend: fused", "agent.torso: nature"]
     ),
+    "a CNN by numba": alone(
+        *("--agent.torso", "nature", "--agent.backend", "compiled"),
+        says=["agent.backend: compiled", "agent.torso: nature"],
+    ),
+    "streams by numba": alone(
+        "--agent.backend", "compiled", "--agent.dueling", "true", says=["agent.dueling", "agent.backend: eager"]
+    ),
     "a negative clip": alone("--agent.reward_clip", "-1", says=["agent.reward_clip", "-1"]),
     "an agent with another clip": team("--agents", "[{}, {reward_clip: 1}]", says=["agents", "agent.reward_clip"]),
     "an unknown game": alone("--env.id", "mpi_ltcr/Atari-v0", "--env.kwargs.game", "Phenix", says=["env.", "phoenix"]),
