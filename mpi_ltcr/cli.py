@@ -78,14 +78,9 @@ def train(arguments: list[str]) -> None:
 
 def resume(arguments: list[str]) -> None:
     """Go on with a run, with the same team or another one."""
-    from mpi_ltcr.verbs.teams import add_options, change_of_team
+    from mpi_ltcr.verbs.teams import change_of_team, make_parser
 
-    parser = Parser("mpi-ltcr resume", description=resume.__doc__)
-    parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
-    parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
-    add_options(parser)
-    asked = parser.parse_args(arguments)
+    asked = make_parser(resume.__doc__).parse_args(arguments)
     require_run(asked.run)
     frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
     config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])

@@ -136,9 +136,8 @@ def started(launcher: mpirun.Launcher) -> Finding:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
     except subprocess.SubprocessError as error:
-        return Finding(
-            FAILURE, "two ranks", f"do not come to an end: {error}", "try the next line of --help of mpirun -v"
-        )
+        fix = f"look where they wait: {launcher.path} -v -n 2 hostname; a full /dev/shm or a firewall on lo stops them"
+        return Finding(FAILURE, "two ranks", f"do not come to an end: {error}", fix)
     if done.stdout.split() == ["size", "2"] * 2:
         return Finding(OK, "two ranks", "see each other")
     said = " ".join((done.stderr or done.stdout).split())[-200:]
@@ -192,7 +191,8 @@ def room(patient: Patient, parent: Path) -> Finding:
     try:
         need = run_bytes(patient.config, patient.ranks)
     except ConfigError as error:
-        return Finding(FAILURE, "the preset", str(error))
+        fix = f"what it builds on comes first, or choose other options: mpi-ltcr train {patient.config.name} --plan"
+        return Finding(FAILURE, "the preset", str(error), fix)
     told = f"{free / 1e9:.1f} GB at {parent}, {need / 1e9:.3f} GB needed at most"
     if free < need:
         return Finding(FAILURE, "free space", told, "free some, lower checkpoint.keep, or choose another --out")
@@ -225,7 +225,7 @@ def look_at_environments(patient: Patient) -> Iterator[Finding]:
         try:
             check_env(patient.config)
         except ConfigError as error:
-            yield Finding(FAILURE, "environment", str(error))
+            yield Finding(FAILURE, "environment", str(error), "install what it needs, or choose another --env.id")
         else:
             yield Finding(OK, "environment", ", ".join(env.id for env in patient.config.environments()) or "none")
 
@@ -239,6 +239,10 @@ def look_at_slurm(patient: Patient) -> Iterator[Finding]:
         told = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, timeout=20, check=False)
     except subprocess.SubprocessError as error:
         yield Finding(FAILURE, "SLURM", f"srun --mpi=list: {error}", "ask the site; is slurmctld up?")
+        return
+    if told.returncode:
+        why = (told.stderr.strip() or told.stdout.strip()).split("\n")[-1]
+        yield Finding(WARNING, "SLURM", f"srun cannot ask it: {why}", "ask the site; without SLURM: mpi-ltcr launch")
         return
     plugins = [word for word in ("pmi2", "pmix") if word in told.stdout + told.stderr]
     fits = "pmi2" in plugins if mpirun.library_family() == mpirun.MPICH else "pmix" in plugins

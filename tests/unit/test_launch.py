@@ -18,7 +18,7 @@ import pytest
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.comm import mpirun
 from mpi_ltcr.config import ConfigError
-from mpi_ltcr.verbs.launch import STOPPING, Supervisor, known_run
+from mpi_ltcr.verbs.launch import STOPPING, Supervisor, known_job
 
 TEAM = ["train", "ltcr-cartpole-9-1"]
 
@@ -63,7 +63,7 @@ def run(job: Supervisor, script: list[dict], restarts: int = 0) -> tuple[int, li
     """The exit code, and the command of each attempt."""
     root = job.run.root
     job.words = [sys.executable, str(root / "mpirun.py"), str(root), json.dumps(script)]
-    code = job.see_through(TEAM, restarts)
+    code = job.see_through(TEAM, ["resume", "it"], restarts)
     return code, [json.loads(line) for line in (root / "calls").read_text().splitlines()]
 
 
@@ -86,7 +86,7 @@ def test_it_goes_on_after_crashes_alone_and_believes_the_record(
 ) -> None:
     ended, commands = run(job, script, restarts)
     assert ended == code
-    assert commands == [TEAM, *[["resume", str(job.run.root)]] * (attempts - 1)]
+    assert commands == [TEAM, *[["resume", "it"]] * (attempts - 1)]
 
 
 def test_a_job_that_was_killed_without_a_word_is_written_down_as_lost(job: Supervisor) -> None:
@@ -110,13 +110,22 @@ def test_every_signal_becomes_the_one_that_both_launchers_forward_and_nothing_is
 
 
 def test_the_run_directory_is_known_before_the_job_starts() -> None:
-    run, command = known_run(TEAM, 2)
+    run, first, again = known_job(TEAM, 2)
     assert run.parent == Path("runs")
     assert run.name.startswith("ltcr-cartpole-9-1-s1-")
-    assert command == [*TEAM, "--out", str(run)]
-    assert known_run([*TEAM, "--out", "runs/mine"], 2) == (Path("runs/mine"), [*TEAM, "--out", "runs/mine"])
+    assert (first, again) == ([*TEAM, "--out", str(run)], ["resume", str(run)])
+    mine = [*TEAM, "--out", "runs/mine"]
+    assert known_job(mine, 2) == (Path("runs/mine"), mine, ["resume", "runs/mine"])
     with pytest.raises(ConfigError, match="needs teammates, 1 rank started"):
-        known_run(TEAM, 1)
+        known_job(TEAM, 1)
+
+
+def test_a_run_that_goes_on_keeps_its_new_length_after_a_crash_and_changes_its_team_once(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    command = ["resume", "--agents", "3", "--keep", "0,2", str(tmp_path), "--frames", "900"]
+    assert known_job(command, 3) == (tmp_path, command, ["resume", str(tmp_path), "--frames", "900"])
+    with pytest.raises(ConfigError, match=r"3: not a run directory"):
+        known_job(["resume", "3"], 3)
 
 
 @pytest.mark.parametrize(
