@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,8 @@ class Job(NamedTuple):
             resumed = self.resumed is not None
             program(Start(self.config, comm, service, run, signals, attempt, resumed, self.regrouping))
         except JobError:  # an orderly end, e.g. without a usable checkpoint: a lock left behind would bar other hosts
-            run.unlock()
+            with contextlib.suppress(OSError):
+                run.unlock()
             raise
 
     def _agree(self, service: Service) -> None:
@@ -149,6 +151,16 @@ def together(service: Service, action: Callable[[], Any], code: int = runtime.BA
     if first:
         raise JobError(first, code)
     return result
+
+
+@contextlib.contextmanager
+def tolerated(what: str, event: Callable[[str, str], object]) -> Iterator[None]:
+    """What the disk has against it becomes an event of the log, and training goes on: the next time, or the next
+    checkpoint, may succeed."""
+    try:
+        yield
+    except OSError as error:
+        event("error", f"{what} not written: {error}")
 
 
 def _meta(size: int) -> dict[str, Any]:

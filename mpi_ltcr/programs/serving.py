@@ -17,6 +17,7 @@ from mpi_ltcr.comm.parameter_server import ParameterServer, Push
 from mpi_ltcr.comm.pulse import Wait, pulse
 from mpi_ltcr.comm.runtime import StopSignals, guard
 from mpi_ltcr.interfaces import State
+from mpi_ltcr.programs.job import tolerated
 from mpi_ltcr.programs.progress import Progress
 from mpi_ltcr.steppers import ParameterStore
 
@@ -116,14 +117,13 @@ class Serving:
         if time.perf_counter() - self._published > self.publish_s:
             self._publish()
             if self.first:
-                self.run.write_status(state="running", frames=self.server.frames)
+                with tolerated("status", self.event):
+                    self.run.write_status(state="running", frames=self.server.frames)
 
     def _publish(self) -> None:
         pulse.beat()
-        try:
+        with tolerated("log", self.event):
             self.recorder.publish()
-        except OSError as error:
-            self.event("error", f"log not published: {error}")
         self._published = time.perf_counter()
 
     def event(self, level: str, text: str) -> None:

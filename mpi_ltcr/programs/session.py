@@ -26,6 +26,7 @@ from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.runtime import JobError, StopSignals
 from mpi_ltcr.config import Config
 from mpi_ltcr.interfaces import Episode, Metrics, State
+from mpi_ltcr.programs.job import tolerated
 from mpi_ltcr.programs.progress import Progress
 from mpi_ltcr.seeds import SeedTree
 from mpi_ltcr.transfer.public_memory import kl_rows
@@ -200,15 +201,13 @@ class Session:
         if now - self._published > self.config.log.publish_s:
             self._publish()
             if self.service.rank == 0:
-                self.run.write_status(state="running", frames=self.frames, attempt=self.attempt)
+                with tolerated("status", self.event):
+                    self.run.write_status(state="running", frames=self.frames, attempt=self.attempt)
 
     def _publish(self) -> None:
         self._perf_row()
-        with self.phase("archive"):
-            try:
-                self.recorder.publish()
-            except OSError as error:  # training goes on: the next one, or the next checkpoint, may succeed
-                self.event("error", f"log not published: {error}")
+        with self.phase("archive"), tolerated("log", self.event):
+            self.recorder.publish()
         self._published = time.perf_counter()
 
     def _perf_row(self) -> None:
@@ -248,7 +247,11 @@ class Session:
         self.failed_saves += 1
         self.event("error", f"checkpoint at frame {self.frames} was not written: {problem}")
         if self.failed_saves >= SAVE_ATTEMPTS:
-            raise JobError(f"{SAVE_ATTEMPTS} checkpoints in a row failed: {problem}; free disk space", runtime.IO)
+            told = f"{SAVE_ATTEMPTS} checkpoints in a row failed, mend {self.run.root}: {problem}"
+            if self.service.rank == 0:
+                with tolerated("status", self.event):
+                    self.run.write_status(state="failed", exit_code=runtime.IO, error=told)
+            raise JobError(told, runtime.IO)
 
     def _agree_on(self, problem: str) -> str:
         """Collective. The first problem that any rank has, the same text for all; empty if there is none."""

@@ -158,7 +158,7 @@ WORDS = {
 }
 FORWARDED = {("mpich", "TERM to mpirun"), ("mpich", "INT to mpirun")}
 """MPICH's mpirun hands these on to the ranks, Open MPI's ends them; SIGHUP ends them with either."""
-ENOUGH = {"kill a rank": 25, "kill mpirun": 10, "USR1 to mpirun": 25}
+ENOUGH = {"kill a rank": 25, "kill mpirun": 5, "USR1 to mpirun": 10}
 SAMPLE = {("openmpi", "kill a rank"), ("openmpi", "kill mpirun"), ("mpich", "USR1 to mpirun")}
 
 
@@ -171,7 +171,7 @@ def cases() -> Iterator[Any]:
             marks = [pytest.mark.fault(row, f"{said}, then resumed: same end ({mpi})")]
             if not ALL and (mpi, name) not in SAMPLE:
                 marks.append(pytest.mark.skip(reason="a sample is enough here; FAULTS=all has it"))
-            yield pytest.param(mpi, Blow(number, victim, saves), ENOUGH.get(name, 4), marks=marks, id=f"{mpi}-{name}")
+            yield pytest.param(mpi, Blow(number, victim, saves), ENOUGH.get(name, 3), marks=marks, id=f"{mpi}-{name}")
 
 
 @pytest.fixture(scope="module")
