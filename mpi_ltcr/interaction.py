@@ -87,6 +87,7 @@ class EnvLoop:
         self.discount, self.reward_scale = float(discount), float(reward_scale)
         self.reward_clip = float(reward_clip) or math.inf
         self.frames = 0
+        self.promise = Promise(env)
         self._start(0)
 
     def _start(self, episode: int) -> None:
@@ -100,8 +101,8 @@ class EnvLoop:
         """Let `agent` act and observe for ever; cut with ``islice``.
 
         Raises:
-            ValueError: the environment returned a reward that is not finite, or an observation outside its space's
-                shape or dtype; the text names episode and step.
+            ValueError: the environment returned a reward that is not finite, or an observation outside its space; the
+                text names episode and step. What the environment itself raises is passed on with a note that does so.
         """
         while True:
             transition, ended = self._advance(agent.act(self.obs))
@@ -112,7 +113,11 @@ class EnvLoop:
     def _advance(self, action: int) -> tuple[Transition, Episode | None]:
         before = self.obs
         self.actions.append(action)
-        next_obs, reward, terminated, truncated, info = self.env.step(action)
+        try:
+            next_obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            _name_place(error, self._place)
+            raise
         reward = float(reward)
         next_obs = self._checked(next_obs, reward)
         over = bool(terminated or truncated)
@@ -130,8 +135,11 @@ class EnvLoop:
 
     def _checked(self, obs: np.ndarray, reward: float) -> np.ndarray:
         """A copy, because an environment may write its next observation into the same array."""
-        check(self.env, obs, reward, f"env.id: episode {self.episode}, step {len(self.actions)}")
+        self.promise.check(obs, reward, self._place)
         return obs.copy()
+
+    def _place(self) -> str:
+        return f"env.id: episode {self.episode}, step {len(self.actions)}"
 
     def state(self) -> State:
         return {"frames": self.frames, "episode": self.episode, "actions": np.array(self.actions, np.int64)}
@@ -143,16 +151,33 @@ class EnvLoop:
         self.frames = state["frames"]
 
 
-def check(env: gymnasium.Env, obs: np.ndarray, reward: float, where: str) -> None:
-    """Raise ValueError, its text beginning with `where`, unless a reward is finite and an observation as promised."""
-    space = env.observation_space
-    if not np.isfinite(reward):
-        raise ValueError(f"{where}: reward is {reward}; rewards must be finite")
-    if not (isinstance(obs, np.ndarray) and obs.shape == space.shape and obs.dtype == space.dtype):
-        kind = f"{obs.shape} {obs.dtype}" if isinstance(obs, np.ndarray) else type(obs).__name__
-        raise ValueError(f"{where}: observation is {kind}; its space says {space.shape} {space.dtype}")
-    if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-        raise ValueError(f"{where}: observation is not finite: {obs}")
+class Promise:
+    """What an environment promises of its observations, by their space; and that they and its rewards are finite."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        space: Any = env.observation_space
+        self.shape, self.dtype = space.shape, space.dtype
+        self.bounds = None
+        if self.dtype.kind == "f":  # (integers are bytes of pictures, whose bounds are those of their type)
+            most = np.finfo(self.dtype).max
+            self.bounds = np.maximum(space.low, -most), np.minimum(space.high, most)
+
+    def check(self, obs: np.ndarray, reward: float, place: Callable[[], str]) -> None:
+        """Raise ValueError, its text beginning with the place, unless this step is as promised."""
+        if not math.isfinite(reward):
+            raise ValueError(f"{place()}: reward is {reward}; rewards must be finite")
+        if not (isinstance(obs, np.ndarray) and obs.shape == self.shape and obs.dtype == self.dtype):
+            kind = f"{obs.shape} {obs.dtype}" if isinstance(obs, np.ndarray) else type(obs).__name__
+            raise ValueError(f"{place()}: observation is {kind}; its space says {self.shape} {self.dtype}")
+        if self.bounds and not ((self.bounds[0] <= obs) & (obs <= self.bounds[1])).all():
+            what = "outside its space" if np.isfinite(obs).all() else "not finite"
+            raise ValueError(f"{place()}: observation is {what}: {obs}")
+
+
+def _name_place(error: Exception, place: Callable[[], str]) -> None:
+    """Note where an environment failed. (Python 3.10 has no notes.)"""
+    if hasattr(error, "add_note"):
+        error.add_note(f"{place()}: the environment raised {type(error).__name__}: {error}")
 
 
 def explore(loop: Loop, agent: Actor, frames: int) -> tuple[Features, list[Episode]]:
@@ -182,12 +207,21 @@ def evaluate(env: gymnasium.Env, policy: Policy, seed: int, look: Callable[[], o
     """
     obs, info = env.reset(seed=seed)
     look()
-    score = Score(info)
+    score, promise = Score(info), Promise(env)
+
+    def place() -> str:
+        return f"env.id: evaluation with seed {seed}, step {score.length}"
+
     while True:
-        obs, reward, terminated, truncated, info = env.step(policy(obs))
+        action = policy(obs)
+        try:
+            obs, reward, terminated, truncated, info = env.step(action)
+        except Exception as error:
+            _name_place(error, place)
+            raise
         score.add(float(reward), info, over=terminated or truncated)
         look()
-        check(env, obs, score.value, f"env.id: evaluation with seed {seed}, step {score.length}")
+        promise.check(obs, score.value, place)
         if terminated or truncated:
             return score.episode(truncated=not terminated)
 

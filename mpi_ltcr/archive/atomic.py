@@ -111,23 +111,49 @@ class _Sink(io.RawIOBase):
             raise error
 
 
-def write_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
-    """Atomically write an HDF5 file that `fill` builds."""
+def write_hdf5(path: Path, fill: Callable[[h5py.File], None], *, sealed: bool = False) -> None:
+    """Atomically write an HDF5 file that `fill` builds.
+
+    Args:
+        sealed: with a check sum in its user block, which every reader of HDF5 passes over (`is_sealed`).
+    """
+    options = {"libver": ("v110", "v110"), **({"userblock_size": USER_BLOCK} if sealed else {})}
 
     def write(temporary: Path) -> None:
-        with contextlib.closing(_Sink(temporary)) as sink, h5py.File(sink, "w", libver=("v110", "v110")) as file:
+        with contextlib.closing(_Sink(temporary)) as sink, h5py.File(sink, "w", **options) as file:
             fill(file)
+        if sealed:
+            with open(temporary, "rb+") as handle:
+                handle.write(_seal(temporary))
 
     replace_file(path, write)
+
+
+USER_BLOCK = 512
+"""Bytes at the start of a file that HDF5 leaves to others."""
+
+
+def _seal(path: Path) -> bytes:
+    """The user block that says what the rest of the file was when it was written."""
+    with open(path, "rb") as handle:
+        handle.seek(USER_BLOCK)
+        return f"mpi-ltcr sha256 {_hexdigest(handle)}\n".encode().ljust(USER_BLOCK, b"\0")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether not one bit of a file has changed since `write_hdf5` sealed it."""
+    with open(path, "rb") as handle:
+        return handle.read(USER_BLOCK) == _seal(path)
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(handle)
+        return _hexdigest(handle)
 
 
-def _sha256(handle: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+def _hexdigest(handle: Any) -> str:
+    """Of what is left to read. (hashlib.file_digest came with Python 3.11.)"""
     digest = hashlib.sha256()
     for block in iter(lambda: handle.read(1 << 20), b""):
         digest.update(block)

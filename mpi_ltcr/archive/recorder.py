@@ -71,7 +71,7 @@ class Recorder:
 
     def publish(self) -> None:
         """Write everything recorded so far to `path`. Raises OSError if the disk does not take it."""
-        write_hdf5(self.path, self._fill)
+        write_hdf5(self.path, self._fill, sealed=True)
 
     def _fill(self, file: h5py.File) -> None:
         file.attrs.update(self.attributes)

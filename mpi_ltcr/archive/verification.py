@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mpi_ltcr.archive import checkpoint, reader
+from mpi_ltcr.archive.atomic import is_sealed
 from mpi_ltcr.archive.schema import TABLES, columns
 
 
@@ -43,6 +44,8 @@ def _problem_of_log(path: Path) -> str:
                 return f"table {name} has other columns than this program writes"
             if len({len(column) for column in content.values()}) != 1:
                 return f"table {name} has columns of unequal length"
-    except (reader.ReadError, KeyError) as error:
+        if not is_sealed(path):
+            return "it was changed after it was written (its check sum differs, or there is none)"
+    except (reader.ReadError, KeyError, OSError) as error:
         return str(error)
     return ""

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import HERE, ROOT, TINY, Finished
+from fault_report import ALL
 
 from mpi_ltcr.archive.reader import read_logs
 from mpi_ltcr.archive.schema import TABLES
@@ -43,6 +44,11 @@ class Outcome(NamedTuple):
     run: Path
     after: float
     """Seconds between the fault and the end of the job."""
+
+    @property
+    def phase(self) -> str:
+        """The one that the report names."""
+        return re.findall(r", phase (\w+): the job ends here", self.done.err)[0]
 
     @property
     def status(self) -> dict:
@@ -217,6 +223,28 @@ def test_a_rank_that_vanishes_takes_the_others_with_it_and_the_run_is_never_call
             r'Fatal Python error: Segmentation fault[^$]*faulty.py", line \d+ in wrapped', outcome.done.err
         )
     assert [problem for _, problem in verify_run(outcome.run) if problem] == []
+
+
+# A broken environment
+
+STEPS = {
+    "raise": "the environment raised LookupError: the injected fault",
+    "nan-reward": "reward is nan",
+    "inf-reward": "reward is inf",
+    "wrong-shape": r"observation is \(3,\) float32; its space says \(4,\) float32",
+    "wrong-dtype": r"observation is \(4,\) float64; its space says \(4,\) float32",
+    "outside": "observation is outside its space",
+}
+
+
+@pytest.mark.fault("E38", "a broken environment on one rank of a job: rank, episode and step are named")
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
+@pytest.mark.parametrize("kind", STEPS if ALL else ["raise", "outside"])
+def test_a_broken_environment_stops_the_job_and_rank_episode_and_step_are_named(kind, fault):
+    outcome = fault(f"{kind}:step:1:1000", "--frames", "2000")
+    assert_one_report(outcome, 1, outcome.phase)
+    place = r"env\.id: (episode \d+|evaluation with seed \d+), step \d+: "
+    assert re.search(place + STEPS[kind], outcome.status["error"])
 
 
 # Nothing that is not finite

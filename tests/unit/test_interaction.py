@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 
 import gymnasium
@@ -323,6 +324,7 @@ FAULTS = {
     "wrong shape": ({"obs": np.zeros(2, np.float32)}, r"observation is \(2,\) float32; its space says \(1,\) float32"),
     "wrong dtype": ({"obs": np.zeros(1)}, r"observation is \(1,\) float64; its space says \(1,\) float32"),
     "a list": ({"obs": [0.0]}, "observation is list"),
+    "outside its space": ({"obs": np.array([999.0], np.float32)}, "observation is outside its space"),
     "nan observation": ({"obs": np.array([np.nan], np.float32)}, "observation is not finite"),
 }
 
@@ -363,6 +365,9 @@ def test_an_error_of_the_environment_itself_is_passed_on_as_it_is():
             return super().step(action)
 
     tape = Tape()
-    with pytest.raises(RuntimeError, match=r"^the joystick is unplugged$"):
+    with pytest.raises(RuntimeError, match=r"^the joystick is unplugged") as told:
         play(loop_of(Broken(Tape())), 9, Scribe(tape))
+    if sys.version_info >= (3, 11):
+        place = "env.id: episode 0, step 3: the environment raised RuntimeError: the joystick is unplugged"
+        assert told.value.__notes__ == [place]
     assert sum(call[0] == "observe" for call in tape.calls) == 2

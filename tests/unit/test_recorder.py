@@ -9,10 +9,12 @@ import numpy as np
 import pandas
 import pytest
 import xarray
+from fault_report import Tally
 
 from mpi_ltcr.archive import reader
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.schema import CLOCKS, TABLES, WALL_COLUMNS, WALL_TABLES, columns
+from mpi_ltcr.archive.verification import verify_run
 
 ROWS = 1000
 
@@ -132,6 +134,29 @@ def test_a_file_that_is_no_log_is_refused_by_name(tmp_path: Path) -> None:
     for name in ("agent0000.h5", "agent0001.h5", "agent0002.h5"):
         with pytest.raises(reader.ReadError, match=name):
             reader.open_log(tmp_path / name)
+
+
+@pytest.mark.fault("C26", "one bit of a log flipped, or the log cut short")
+def test_no_damage_to_a_log_goes_unseen(published: Path, tmp_path: Path, tally: Tally) -> None:
+    (run := tmp_path / "run").mkdir()
+    (run / "config.yaml").write_text("frames: 1\n")
+    path = run / "logs" / "agent0000.h5"
+    path.parent.mkdir()
+    whole, rng = published.read_bytes(), np.random.default_rng(1)
+
+    def problem(content: bytes) -> str:
+        path.write_bytes(content)
+        return dict(verify_run(run))["logs/agent0000.h5"]
+
+    assert problem(whole) == ""
+    for offset in [0, 20, 511, *rng.choice(len(whole), 300, replace=False)]:
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1 << int(rng.integers(8))
+        assert problem(bytes(damaged)), f"byte {offset}"
+        tally.add()
+    for size in (0, 511, 512, 600, len(whole) // 2, len(whole) - 1):
+        assert problem(whole[:size]), f"{size} bytes"
+        tally.add()
 
 
 def test_a_column_that_claims_more_than_its_file_holds_is_refused(published: Path) -> None:

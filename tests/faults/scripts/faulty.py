@@ -29,6 +29,7 @@ from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.comm import launch
 from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.envs.cartpole import CartPole15
 from mpi_ltcr.interaction import EnvLoop
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
 
@@ -42,6 +43,7 @@ PLACES = {
     "revisit": (C51Agent, "revisit"),
     "evaluate": (C51Agent, "player"),
     "archive": (checkpoint, "write_file"),
+    "step": (CartPole15, "step"),
 }
 KIND, PLACE, RANK, CALL = os.environ["FAULT"].split(":")
 FOLDER = Path(os.environ["FAULT_FOLDER"])
@@ -74,6 +76,11 @@ def weights_become_nan(agent: C51Agent, *_: Any) -> None:
     agent.flat.values.detach()[:] = math.nan
 
 
+def step_with(**changed: Any) -> Any:
+    """A step of the environment that returns something else in place of its observation or reward."""
+    return lambda *_: lambda result: (changed.get("obs", result[0]), changed.get("reward", result[1]), *result[2:])
+
+
 KINDS = {
     "raise": lambda *_: fail(),
     "thread": lambda *_: in_thread(),
@@ -88,6 +95,11 @@ KINDS = {
     "nan-loss": loss_becomes_nan,
     "nan-weights": weights_become_nan,
     "none": lambda *_: None,
+    "nan-reward": step_with(reward=math.nan),
+    "inf-reward": step_with(reward=math.inf),
+    "wrong-shape": step_with(obs=np.zeros(3, np.float32)),
+    "wrong-dtype": step_with(obs=np.zeros(4)),
+    "outside": step_with(obs=np.full(4, 9, np.float32)),
 }
 
 
@@ -102,7 +114,9 @@ def arm() -> None:
         calls += 1
         if calls == int(CALL):
             (FOLDER / f"struck-{launch.rank()}").write_text(repr(time.time()))
-            KINDS[KIND](*args)
+            change = KINDS[KIND](*args)
+            if callable(change):
+                return change(original(*args, **kwargs))
         return original(*args, **kwargs)
 
     setattr(owner, name, wrapped)
