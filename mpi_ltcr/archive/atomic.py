@@ -129,6 +129,12 @@ def write_hdf5(path: Path, fill: Callable[[h5py.File], None], *, sealed: bool = 
     replace_file(path, write)
 
 
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, without a lock: ours are only ever replaced whole, so that no reader meets a
+    writer, and some network file systems refuse locks (ENOLCK)."""
+    return h5py.File(path, "r", locking=False)
+
+
 USER_BLOCK = 512
 """Bytes at the start of a file that HDF5 leaves to others."""
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import h5py
 
-from mpi_ltcr.archive.atomic import fsync_folder, sha256, write_hdf5, write_json, write_text
+from mpi_ltcr.archive.atomic import fsync_folder, open_hdf5, sha256, write_hdf5, write_json, write_text
 from mpi_ltcr.archive.space import require_space
 from mpi_ltcr.archive.tree import SEGMENT_PATTERN, read_tree, write_tree
 from mpi_ltcr.interfaces import Sealed, State
@@ -260,7 +260,7 @@ def newest_whole(checkpoints: Path) -> tuple[Path, list[str]]:
 def load_file(path: Path) -> State:
     """The state in one file of a verified checkpoint. Raises CheckpointError for a foreign or damaged file."""
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with open_hdf5(path) as file:
             if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
                 raise CheckpointError(f"{path}: not a checkpoint file of format version {FORMAT_VERSION}")
             return read_tree(file)

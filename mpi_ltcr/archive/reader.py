@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from mpi_ltcr.archive.atomic import open_hdf5
 from mpi_ltcr.archive.schema import FORMAT, FORMAT_VERSION
 
 
@@ -26,7 +27,7 @@ class Log(NamedTuple):
         """The columns of a table, whole, as arrays of equal length. Raises KeyError if there is none of this
         name, ReadError if it is not one of ours."""
         try:
-            with h5py.File(self.path, "r", locking="best-effort") as file:
+            with open_hdf5(self.path) as file:
                 size = file.id.get_filesize()
                 return {column: _read_column(dataset, size) for column, dataset in file[name].items()}
         except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -52,7 +53,7 @@ def _read_column(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
 def open_log(path: Path) -> Log:
     """A log of ours. Raises ReadError for anything else."""
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
+        with open_hdf5(path) as file:
             attributes = dict(file.attrs)
     except (OSError, RuntimeError) as error:
         raise ReadError(f"{path}: not readable as HDF5 ({error})") from None

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mpi_ltcr.archive.atomic import write_hdf5
+from mpi_ltcr.archive.atomic import open_hdf5, write_hdf5
 from mpi_ltcr.archive.schema import FORMAT, FORMAT_VERSION, TABLES, columns
 
 
@@ -97,7 +97,7 @@ class Recorder:
         source = source or self.path
         if not source.exists() and not any(rows.values()):  # of a new agent
             return
-        with h5py.File(source, "r", locking="best-effort") as file:
+        with open_hdf5(source) as file:
             version = file.attrs.get("format_version")
             if version != FORMAT_VERSION:
                 raise ValueError(f"{source}: log format version {version}, this program writes {FORMAT_VERSION}")
