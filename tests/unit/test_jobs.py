@@ -252,10 +252,35 @@ def submit(site: Site, *argv: str, **variables: str) -> Ended:
 
 def test_submit_checks_the_command_and_adds_what_the_site_asks_for(queue: Site) -> None:
     asked = ("--qos", "long", "-n", "4", "jobs/seeds.sbatch", "some-preset", "--agent.lr", "1e-3")
-    ended = submit(queue, "submit.sh", *asked, PARTITION="gpu", ACCOUNT="me", GPUS_PER_TASK="1")
+    site = {"PARTITION": "gpu", "ACCOUNT": "me", "GPUS_PER_TASK": "1", "SBATCH_OPTIONS": "--time=9 --mem-per-cpu=4G"}
+    ended = submit(queue, "submit.sh", *asked, **site)
     check, submitted = ended.tape
     assert check == "mpi-ltcr train some-preset --agent.lr 1e-3 --plan"
-    assert submitted == "sbatch --partition=gpu --account=me --gpus-per-task=1 " + " ".join(asked)
+    own = "--time=9 --mem-per-cpu=4G --partition=gpu --account=me --gpus-per-task=1"
+    assert submitted == f"sbatch {own} {' '.join(asked)}"
+
+
+@pytest.mark.parametrize(
+    ("options", "file", "tasks"),
+    [
+        (["-n", "4"], "train", 4),
+        (["-n4", "-N", "2"], "train", 4),
+        (["--ntasks=18"], "ca3c", 18),
+        ([], "ca3c", 9),
+        (["-N", "1"], "train", 2),
+    ],
+)
+def test_submit_has_the_command_checked_for_as_many_ranks_as_it_asks_for(
+    options: list[str], file: str, tasks: int, queue: Site
+) -> None:
+    queue.install("mpi-ltcr", '#!/bin/bash\necho "for $PMI_SIZE" >> "$TAPE"\n')
+    assert submit(queue, "submit.sh", *options, f"jobs/{file}.sbatch", "some-preset").tape[0] == f"for {tasks}"
+
+
+def test_submit_says_how_to_get_a_program_that_is_not_there(queue: Site) -> None:
+    ended = submit(queue, "submit.sh", "jobs/train.sbatch", "some-preset", VENV="/nowhere")
+    assert (ended.rc, ended.tape) == (2, [])
+    assert "no mpi-ltcr in /nowhere: bash jobs/install.sh mpich makes one" in ended.err
 
 
 def test_submit_does_not_queue_what_the_program_refuses(queue: Site) -> None:
