@@ -195,10 +195,9 @@ class Session:
         self._row("events", self.frames, time=time.time(), level=level, text=text)
 
     def _publish_if_due(self) -> None:
-        now = time.perf_counter()
         if self.progress:
             self.progress.show(self.frames)
-        if now - self._published > self.config.log.publish_s:
+        if time.perf_counter() - self._published > self.config.log.publish_s:
             self._publish()
             if self.service.rank == 0:
                 with tolerated("status", self.event):
@@ -323,10 +322,8 @@ class Session:
         self._save_last()
         self.event("info", f"stopped on {self.signals.received or 'a signal to another rank'}")
         self._finish("preempted", runtime.PREEMPTED)
-        raise JobError(
-            f"stopped at frame {self.frames} of {self.config.frames}, saved; go on: mpi-ltcr resume {self.run.root}",
-            runtime.PREEMPTED,
-        )
+        told = f"stopped at frame {self.frames} of {self.config.frames}, saved; go on: mpi-ltcr resume {self.run.root}"
+        raise JobError(told, runtime.PREEMPTED)
 
     def _finish(self, state: str, code: int) -> None:
         """Collective. Publish, and write the record that says how it ended."""
