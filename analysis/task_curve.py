@@ -73,7 +73,7 @@ def draw(asked: argparse.Namespace) -> None:
         raise load.FigureError(f"{asked.runs[0]}: no training episode has ended yet")
     for env, ax in zip(envs, axes[0], strict=True):
         _label(ax, env)
-    unit = TABLES["pushes"]["episode_return"].units
+    unit = TABLES["returns"]["return"].units
     axes[0, 0].set_ylabel(f"return of a training episode ({unit})\nmean of the last {asked.episodes}")
     style.legend(figure, "bands: one standard deviation over runs")
     style.save(figure, pd.concat(parts), asked.output)

@@ -1,6 +1,7 @@
 """Runs of cA3C to lines of a figure: the servers' logs, one for each task of each run.
 
-A server's log counts T, the steps of its task by all workers together, and holds a row for each gradient.
+A server's log counts T, the steps of its task by all workers together, and holds a row for each gradient and for each
+episode of training.
 """
 
 from __future__ import annotations
@@ -74,6 +75,5 @@ def env_of(task: dict[str, Any]) -> str:
 
 def episodes_of(log: Log) -> tuple[np.ndarray, np.ndarray]:
     """T at the end of each training episode of a task, of whichever worker, and its return. (E,), (E,)."""
-    pushes = load.read_table(log, "pushes")
-    over = np.isfinite(pushes["episode_return"])
-    return pushes["frames"][over], pushes["episode_return"][over]
+    returns = load.read_table(log, "returns")
+    return returns["frames"], returns["return"]

@@ -33,7 +33,7 @@ class Worker(NamedTuple):
     """What a worker owns. Its parameters are copies of the server's."""
 
     agent: A3CAgent
-    loop: EnvLoop
+    games: list[EnvLoop]
     transfers: list[AlignmentTransfer]
     rollout_length: int
 
@@ -243,44 +243,60 @@ def build_worker(
         idle: called after each environment step (a server on the same rank is polled there).
     """
     seeds, settings = SeedTree(config.seed), config.agent
-    env = envs.make(task.env.id, task.env.kwargs)
-    spec = envs.spec_of(task.env.id, env)
+    branches: list[tuple[int, ...]] = [(), *((game,) for game in range(1, task.env.copies))]
+    games = [
+        EnvLoop(
+            env=envs.make(task.env.id, task.env.kwargs),
+            seed_of=functools.partial(seeds.integer, number, "env", *branch),
+            discount=settings.discount,
+            reward_scale=settings.reward_scale,
+            after_step=idle,
+        )
+        for branch in branches
+    ]
+    spec = envs.spec_of(task.env.id, games[0].env)
+    agent = build_agent(config, task, spec, stage, [seeds.generator(number, "explore", *branch) for branch in branches])
+    transfers = _build_transfers(teachings, newest, spec, stage, settings.grad_clip, len(games))
+    return Worker(agent, games, transfers, int(settings.rollout))
+
+
+def build_agent(
+    config: CA3CConfig, task: TaskConfig, spec: EnvSpec, stage: Stage, explore_rngs: list[np.random.Generator]
+) -> A3CAgent:
+    """The agent of a worker, with a generator for each of its games. Its weights are not set yet."""
+    settings = config.agent
     net = build_network(settings, spec, torch.Generator())
     flat = flatten(net)
     push = functools.partial(PushStepper, grad_clip=settings.grad_clip)
-    agent = (FusedA3CAgent if settings.backend == "fused" else A3CAgent)(
+    return (FusedA3CAgent if settings.backend == "fused" else A3CAgent)(
         spec=spec,
         net=net,
         flat=flat,
         rl_stepper=push(flat=flat, stage=functools.partial(stage, "rl"), name="rl"),
         distill_stepper=push(flat=flat, stage=functools.partial(stage, "distill"), name="distill"),
-        explore_rng=seeds.generator(number, "explore"),
+        explore_rngs=explore_rngs,
         rl=task.rl,
         discount=settings.discount,
         gae_lambda=settings.gae_lambda,
         value_coef=settings.value_coef,
         entropy_coef=settings.entropy_coef,
     )
-    loop = EnvLoop(
-        env=env,
-        seed_of=functools.partial(seeds.integer, number, "env"),
-        discount=settings.discount,
-        reward_scale=settings.reward_scale,
-        after_step=idle,
-    )
-    transfers = _build_transfers(teachings, newest, spec, stage, settings.grad_clip)
-    return Worker(agent, loop, transfers, int(settings.rollout))
 
 
 def _build_transfers(
-    teachings: list[Teaching], newest: list[Callable[[], np.ndarray] | None], spec: EnvSpec, stage: Stage, clip: float
+    teachings: list[Teaching],
+    newest: list[Callable[[], np.ndarray] | None],
+    spec: EnvSpec,
+    stage: Stage,
+    clip: float,
+    games: int,
 ) -> list[AlignmentTransfer]:
     transfers: list[AlignmentTransfer] = []
     trained = 0
     for teaching, fetch in zip(teachings, newest, strict=True):
         config = teaching.config
         net = build_network(teaching.agent, teaching.spec, torch.Generator())
-        teacher = Teacher(net=net, spec=teaching.spec, own_state=config.state == "own", newest=fetch)
+        teacher = Teacher(net=net, spec=teaching.spec, games=games, own_state=config.state == "own", newest=fetch)
         if teaching.weights is not None:
             teacher.load_weights(teaching.weights)
         push = functools.partial(stage, f"align{trained}") if teaching.trains_alignment else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -105,10 +105,15 @@ class EnvLoop:
                 text names episode and step. What the environment itself raises is passed on with a note that does so.
         """
         while True:
-            transition, ended = self._advance(agent.act(self.obs))
+            transition, ended = self.play(agent.act(self.obs))
             agent.observe(transition)
-            self.after_step()
             yield Step(transition, ended)
+
+    def play(self, action: int) -> tuple[Transition, Episode | None]:
+        """One step, of somebody who has seen `obs`. Raises ValueError like `steps`."""
+        transition, ended = self._advance(action)
+        self.after_step()
+        return transition, ended
 
     def _advance(self, action: int) -> tuple[Transition, Episode | None]:
         before = self.obs
@@ -189,14 +194,21 @@ def explore(loop: Loop, agent: Actor, frames: int) -> tuple[Features, list[Episo
     return Features(obs, actions), [step.ended for step in steps if step.ended]
 
 
-def explore_rollout(loop: EnvLoop, agent: RolloutActor, length: int) -> tuple[Rollout, Episode | None]:
-    """Algorithm 1, lines 6 to 15: up to `length` steps of one episode, and that episode if it ended."""
-    ended = None
-    for step in islice(loop.steps(agent), length):
-        ended = step.ended
-        if ended:
+def explore_rollout(games: Sequence[EnvLoop], agent: RolloutActor, length: int) -> tuple[Rollout, list[Episode]]:
+    """Algorithm 1, lines 6 to 15: up to `length` steps of one episode in each game, and the episodes that ended.
+
+    A game whose episode has ended waits for the others: a rollout ends with its episode, in one game as in several.
+    """
+    playing, ended = list(games), []
+    for _ in range(length):
+        actions = agent.act([game.obs for game in playing])
+        turns = [game.play(action) for game, action in zip(playing, actions, strict=True)]
+        agent.observe([transition for transition, _ in turns])
+        ended += [episode for _, episode in turns if episode]
+        playing = [game for game, (_, episode) in zip(playing, turns, strict=True) if not episode]
+        if not playing:
             break
-    return agent.finish(over=ended is not None), ended
+    return agent.finish(), ended
 
 
 def evaluate(env: gymnasium.Env, policy: Policy, seed: int, look: Callable[[], object] = lambda: None) -> Episode:

@@ -7,7 +7,7 @@ Nouns are plain ``NamedTuple``s of arrays; verbs are ``Protocol``s. Nothing here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -113,20 +113,22 @@ class Lesson(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Up to t_max steps of one episode (CDRL Algorithm 1, lines 4 to 16)."""
+    """Up to t_max steps of one episode in each of G games (CDRL Algorithm 1, lines 4 to 16): N steps, game by game."""
 
     obs: np.ndarray
-    """(T, *obs)."""
+    """(N, *obs)."""
     actions: np.ndarray
-    """(T,) int64."""
+    """(N,) int64."""
     rewards: np.ndarray
-    """(T,) float32."""
+    """(N,) float32."""
+    lengths: tuple[int, ...]
+    """(G,) steps of each game, N together."""
     start: Any
-    """The recurrent state before the first step."""
-    bootstrap: float
-    """v after the last step: 0 at a termination, V otherwise (a truncation bootstraps)."""
-    first: bool
-    """Whether it is the first of its episode."""
+    """The recurrent state of each game before its first step."""
+    bootstrap: tuple[float, ...]
+    """(G,) v after the last step: 0 at a termination, V otherwise (a truncation bootstraps)."""
+    first: tuple[bool, ...]
+    """(G,) whether it is the first of its episode."""
 
 
 class EnvSpec(NamedTuple):
@@ -175,11 +177,19 @@ class Loop(Stateful, Protocol):
         ...
 
 
-class RolloutActor(Actor, Protocol):
-    """An actor whose experience is cut into rollouts."""
+class RolloutActor(Protocol):
+    """Plays games side by side, whose experience is cut into rollouts. A game that is over leaves the running one."""
 
-    def finish(self, *, over: bool) -> Rollout:
-        """Close the running rollout; `over`: its episode has ended."""
+    def act(self, obs: Sequence[np.ndarray]) -> list[int]:
+        """An exploring action for each game that is left, in their order."""
+        ...
+
+    def observe(self, transitions: Sequence[Transition]) -> None:
+        """Remember one step of each game that was left."""
+        ...
+
+    def finish(self) -> Rollout:
+        """Close the running rollout; all games take part in the next one."""
         ...
 
 

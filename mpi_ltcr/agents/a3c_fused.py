@@ -4,7 +4,7 @@ The weights are views of the agent's flat vectors, so steppers, servers and chec
 those of `formulas/actor_critic.py` and `formulas/distillation.py`; a test holds both against each other in float64 and
 float32.
 
-Legend: T steps of a rollout, A actions; π = softmax(logits).
+Legend: P games that are played, N steps of a rollout in all games, T of one, A actions; π = softmax(logits).
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class FusedA3CAgent(A3CAgent):
         self.fused.take_weights()
         self._unrolled = None
 
-    def _look(self, obs: np.ndarray, recurrent: RecurrentState) -> tuple[np.ndarray, float, RecurrentState]:
+    def _look(self, obs: np.ndarray, recurrent: RecurrentState) -> tuple[np.ndarray, np.ndarray, RecurrentState]:
         h, c = recurrent
-        logits, value, (h_next, c_next) = self.fused.step(self._inputs(obs[None]), (h.numpy(), c.numpy()))
-        return logits[0], float(value[0]), (torch.from_numpy(h_next), torch.from_numpy(c_next))
+        logits, values, (h_next, c_next) = self.fused.step(self._inputs(obs), (h.numpy(), c.numpy()))
+        return logits, values, (torch.from_numpy(h_next), torch.from_numpy(c_next))
 
     def outputs(self, rollout: Rollout) -> Outputs:
-        """The network on a rollout, without gradient: policy (T, A), value (T,), distill (T, A)."""
-        out = {name: torch.from_numpy(rows[:, 0]) for name, rows in self._unroll(rollout).items()}
+        """The network on a rollout, without gradient: policy (N, A), value (N,), distill (N, A)."""
+        out = {name: torch.from_numpy(rows) for name, rows in self._unroll(rollout).items()}
         return Outputs(out["policy"], out["value"][:, 0], out["distill"])
 
     def learn(self, rollout: Rollout) -> Metrics:
@@ -57,9 +57,9 @@ class FusedA3CAgent(A3CAgent):
         if not self.rl:
             return {}
         out = self._unroll(rollout)
-        logits, values = out["policy"][:, 0], out["value"][:, 0, 0]
-        advantages, returns = gae(rollout.rewards, values, rollout.bootstrap, self.discount, self.gae_lambda)
-        log_pi = log_softmax(logits)
+        values = out["value"][:, 0]
+        advantages, returns = self._estimates(rollout, values)
+        log_pi = log_softmax(out["policy"])
         pi = np.exp(log_pi)
         entropy = -(pi * log_pi).sum(-1)
         rows, actions = np.arange(len(pi)), rollout.actions
@@ -73,13 +73,21 @@ class FusedA3CAgent(A3CAgent):
         to_logits = pi * advantages[:, None] + self.entropy_coef * pi * (log_pi + entropy[:, None])
         to_logits[rows, actions] -= advantages
         to_values = 2 * self.value_coef * (values - returns)
-        self.fused.backward({"policy": to_logits, "value": to_values})
+        self.fused.backward({"policy": to_logits, "value": to_values[:, None]})
         norm = self.rl_stepper.follow(loss)
         return {**{name: part / len(pi) for name, part in parts.items()}, "rl_grad_norm": norm}
 
+    def _estimates(self, rollout: Rollout, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lines 16 to 20, of each game's steps: advantages and returns (N,)."""
+        cuts = np.cumsum(rollout.lengths)[:-1]
+        games = zip(np.split(rollout.rewards, cuts), np.split(values, cuts), rollout.bootstrap, strict=True)
+        found = [gae(r, v, after, self.discount, self.gae_lambda) for r, v, after in games]
+        advantages, returns = (np.concatenate(part) for part in zip(*found, strict=True))
+        return advantages, returns
+
     def mimic(self, rollout: Rollout, aligned: torch.Tensor, temperature: float, layer: str) -> Metrics:
         """As A3CAgent."""
-        log_q = log_softmax(self._unroll(rollout)[layer][:, 0])
+        log_q = log_softmax(self._unroll(rollout)[layer])
         log_p = log_softmax(
             aligned.detach().numpy() / float(temperature)
         )  # numpy takes a subclass of float for a float64
@@ -91,8 +99,8 @@ class FusedA3CAgent(A3CAgent):
     def _unroll(self, rollout: Rollout) -> dict[str, np.ndarray]:
         if self._unrolled is None or self._unrolled[0] is not rollout:
             h, c = rollout.start
-            obs = self._inputs(rollout.obs)[:, None]
-            self._unrolled = rollout, self.fused.unroll(obs, (h.numpy(), c.numpy()))
+            out = self.fused.unroll(self._inputs(rollout.obs), (h.numpy(), c.numpy()), rollout.lengths)
+            self._unrolled = rollout, out
         return self._unrolled[1]
 
     def _inputs(self, obs: np.ndarray) -> np.ndarray:

@@ -120,7 +120,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "align_grad_norm": Column("f8", "1", "norm of the alignment gradient before clipping"),
         "distill_loss": Column("f8", "nats", "line 31, mean over the rollout and over teachers"),
         "distill_grad_norm": Column("f8", "1", "norm of the distillation gradient before clipping"),
-        "steps": Column("i8", "frames", "length of the rollout"),
+        "steps": Column("i8", "frames", "length of the rollout, in all games of the worker together"),
         "wait_s": Column("f8", "s", "from sending the gradients to having the newest weights"),
         "work_s": Column("f8", "s", "acting, environment and gradients of the rollout"),
         "bytes_sent": Column("i8", "bytes", "sent to the server with this rollout"),
@@ -132,7 +132,10 @@ TABLES: dict[str, dict[str, Column]] = {
         "queue": Column("i8", "1", "requests that were waiting when it was taken"),
         "steps": Column("i8", "frames", "agent steps that came with it"),
         "bytes": Column("i8", "bytes", "size of the message"),
-        "episode_return": Column("f8", "reward", "return of the training episode that ended with it; NaN if none did"),
+    },
+    "returns": {
+        "worker": Column("i8", "1", "cA3C server: rank of the worker in whose games a training episode ended"),
+        "return": Column("f8", "reward", "undiscounted return of the episode, in the environment's own reward"),
     },
     "events": {
         "time": Column("f8", "s since 1970", "when it happened"),

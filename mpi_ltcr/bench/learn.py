@@ -118,7 +118,8 @@ def _a3c_pieces() -> list[Piece]:
     for backend in ("eager", "fused"):
         config, _ = options.load([ACTOR_CRITIC, "--agent.backend", backend])
         worker = assembly_ca3c.build_worker(config, config.tasks[0], 0, [], [], lambda kind, gradient: None, int)
-        agent, play = worker.agent, functools.partial(explore_rollout, worker.loop, worker.agent, worker.rollout_length)
+        agent = worker.agent
+        play = functools.partial(explore_rollout, worker.games, agent, worker.rollout_length)
         rollout, _ = play()
         if backend == "eager":
             pieces.append(Piece(floor, "rollouts", times(functools.partial(_backward, agent, rollout))))

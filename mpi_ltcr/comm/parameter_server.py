@@ -10,7 +10,6 @@ While nothing arrives the server sleeps between looks: there may be more ranks t
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -55,8 +54,6 @@ class Push(NamedTuple):
     """Requests that were waiting when it was taken."""
     steps: int
     bytes: int
-    episode_return: float
-    """Of the episode that ended in this rollout; NaN if none did."""
 
 
 class Reply(NamedTuple):
@@ -77,13 +74,14 @@ class ParameterServer:
         workers: ranks that push gradients of this task.
         guests: ranks that only fetch weights.
         sizes: numbers in a gradient of each kind; the order is that of the kinds in a message.
+        games: of each worker: so many episodes can end in one rollout at most.
         limit: T at which the workers are told to stop.
         save_every: T between checkpoints.
         patience_s: seconds of silence from a worker after which the job ends. Guests may be silent as long as they
             like: they fetch between T1 and t_stop only, and their own server watches over them.
 
     Attributes:
-        on_push: told of every served push.
+        on_push: told of every served push, and of the returns of the training episodes that ended with it.
         on_save: told (label, whether it is the last) when a checkpoint begins, before any worker learns of it.
     """
 
@@ -95,6 +93,7 @@ class ParameterServer:
         workers: list[int],
         guests: list[int],
         sizes: dict[str, int],
+        games: int,
         limit: int,
         save_every: int,
         patience_s: float,
@@ -102,7 +101,7 @@ class ParameterServer:
         self.comm, self.store, self.sizes = comm, store, sizes
         self.workers, self.guests = workers, guests
         self.limit, self.save_every, self.patience_s = limit, save_every, patience_s
-        self.on_push: Callable[[Push], object] = lambda push: None
+        self.on_push: Callable[[Push, list[float]], object] = lambda push, returns: None
         self.on_save: Callable[[int, bool], object] = lambda label, last: None
         self.frames = self.version = 0
         self.clients = [*workers, *guests]
@@ -115,7 +114,7 @@ class ParameterServer:
         self._to_save: set[int] = set()
         self._active = set(self.clients)
         self._heard = dict.fromkeys(workers, time.monotonic())
-        longest = REQUEST_HEADER.itemsize + 4 * sum(sizes.values())
+        longest = REQUEST_HEADER.itemsize + 8 * games + 4 * sum(sizes.values())
         self._inbox = [np.empty(longest, np.uint8) for _ in self.clients]
         self._outbox = [np.empty(REPLY_HEADER.itemsize + store.values.nbytes, np.uint8) for _ in self.clients]
         self._receives = [comm.Irecv(box, rank, REQUEST) for box, rank in zip(self._inbox, self.clients, strict=True)]
@@ -179,9 +178,10 @@ class ParameterServer:
             return
         if not content & PULL:
             staleness = self.version - int(head["version"])
-            gradients = box[REQUEST_HEADER.itemsize :].view(np.float32)
-            self._apply(content, gradients, int(head["steps"]))
-            self.on_push(Push(rank, staleness, queue, int(head["steps"]), size, float(head["episode_return"])))
+            start = REQUEST_HEADER.itemsize + 8 * int(head["episodes"])
+            returns = box[REQUEST_HEADER.itemsize : start].view(np.float64).tolist()
+            self._apply(content, box[start:].view(np.float32), int(head["steps"]))
+            self.on_push(Push(rank, staleness, queue, int(head["steps"]), size), returns)
         self._consider_saving()
         self._answer(index)
 
@@ -284,12 +284,12 @@ class ServerLink:
         """Put a gradient into the next exchange; several of one kind (several teachers) are added up."""
         self._staged[kind] = gradient + self._staged[kind] if kind in self._staged else gradient.copy()
 
-    def exchange(self, steps: int, *, episode_return: float = math.nan, stop_asked: bool = False) -> Reply:
+    def exchange(self, steps: int, *, returns: Sequence[float] = (), stop_asked: bool = False) -> Reply:
         """Send what is staged and wait for the newest weights, which are in `values` afterwards.
 
         Args:
             steps: agent steps since the last exchange.
-            episode_return: of the episode that ended since; NaN: none did.
+            returns: of the training episodes that ended since.
             stop_asked: this process was asked to stop.
 
         Raises:
@@ -300,23 +300,25 @@ class ServerLink:
         content |= (0 if steps or content else PULL) | (STOP_ASKED if stop_asked else 0)
         body = np.concatenate([self._staged[kind] for kind in self.kinds if kind in self._staged] or [self.values[:0]])
         self._staged = {}
-        return self._ask(content, body, steps, episode_return)
+        return self._ask(content, body, steps, returns)
 
     def bye(self) -> None:
         """Tell a server that this guest will not ask again."""
-        message = self._message(BYE, self.values[:0], 0, math.nan)
+        message = self._message(BYE, self.values[:0], 0, ())
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take the goodbye")
 
-    def _message(self, content: int, body: np.ndarray, steps: int, episode_return: float) -> np.ndarray:
+    def _message(self, content: int, body: np.ndarray, steps: int, returns: Sequence[float]) -> np.ndarray:
         self.sequence += 1
-        message = np.empty(REQUEST_HEADER.itemsize + body.nbytes, np.uint8)
-        message[REQUEST_HEADER.itemsize :] = body.view(np.uint8)
-        fill_header(message, REQUEST_HEADER, content, self.sequence, self.version, episode_return, steps)
+        start = REQUEST_HEADER.itemsize + 8 * len(returns)
+        message = np.empty(start + body.nbytes, np.uint8)
+        message[REQUEST_HEADER.itemsize : start] = np.array(returns, np.float64).view(np.uint8)
+        message[start:] = body.view(np.uint8)
+        fill_header(message, REQUEST_HEADER, content, self.sequence, self.version, steps, len(returns), 0)
         return message
 
-    def _ask(self, content: int, body: np.ndarray, steps: int, episode_return: float) -> Reply:
+    def _ask(self, content: int, body: np.ndarray, steps: int, returns: Sequence[float]) -> Reply:
         start = time.perf_counter()
-        message = self._message(content, body, steps, episode_return)  # alive until the send is complete
+        message = self._message(content, body, steps, returns)  # alive until the send is complete
         receive = self.comm.Irecv(self._reply, self.server, REPLY)
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
         self._wait(receive, "answer")

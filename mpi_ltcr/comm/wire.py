@@ -1,4 +1,7 @@
-"""The messages between a parameter server and its workers: a fixed header, then float32 numbers."""
+"""The messages between a parameter server and its workers: a fixed header, then numbers.
+
+A request's body is returns of episodes (float64) and then gradients, an answer's is weights (float32).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ REQUEST_HEADER = np.dtype(
         ("content", "<u4"),  # bit i: a gradient of kind i is in it; and PULL, STOP_ASKED, BYE
         ("sequence", "<u8"),
         ("version", "<u8"),  # of the weights that the gradients were computed with
-        ("episode_return", "<f8"),  # of the episode that ended since, NaN if none did
         ("steps", "<u4"),  # agent steps since the last exchange
+        ("episodes", "<u4"),  # whose returns are in it: those that ended since
+        ("unused", "<u4"),
         ("crc", "<u4"),  # of all the rest of the message
     ]
 )

@@ -26,7 +26,7 @@ class A3CConfig:
     lstm: PositiveInt = 256
     """Units of the LSTM (code)."""
     rollout: PositiveInt = 20
-    """t_max, steps of a rollout (code)."""
+    """t_max, steps of a rollout (code), in each of a worker's games (`tasks.env.copies`)."""
     discount: ClosedUnitInterval = 0.99
     """gamma (code)."""
     gae_lambda: ClosedUnitInterval = 1.0
@@ -149,9 +149,9 @@ class CA3CConfig:
         require(len(set(names)) == len(names), f"tasks.name: {names} are not all different")
         for task in self.tasks:
             require(
-                task.env.copies == 1 and not task.env.shared,
-                "tasks.env.copies: each worker of cA3C plays one game of its own; for more at a time set workers, "
-                "and leave tasks.env.copies and tasks.env.shared out",
+                not task.env.shared,
+                "tasks.env.shared: each worker of cA3C plays games of its own; leave it out, and for several at a time "
+                "set tasks.env.copies",
             )
             for teacher in task.teachers:
                 require(

@@ -19,7 +19,7 @@ class EnvConfig:
     shared: bool = False
     """Multi-player mode: all ranks are ships of one team in the same game (Space Battle only)."""
     copies: PositiveInt = 1
-    """Shared games side by side, so that one exchange of actions serves several."""
+    """Games side by side: shared ones, which one exchange of actions serves; or those of each worker of cA3C."""
 
 
 @dataclass(frozen=True)

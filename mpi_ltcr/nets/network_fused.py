@@ -1,15 +1,17 @@
 """The LSTM of cA3C, and with its torso and heads the whole network, by hand in numpy. See `nets/torsos_fused.py`.
 
-Legend: T steps, B environments side by side, F features, H units. PyTorch's order of gates is input, forget, cell,
-output; i, f, g, o below.
+Legend: T steps, B environments side by side, N steps of all of them, F features, H units. PyTorch's order of gates is
+input, forget, cell, output; i, f, g, o below.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mpi_ltcr.nets.torsos_fused import affine, torso_of
-from mpi_ltcr.nets.universe import RecurrentActorCritic
+from mpi_ltcr.nets.universe import RecurrentActorCritic, side_by_side
 
 ArrayState = tuple[np.ndarray, np.ndarray]
 """(h, c), each (B, H)."""
@@ -112,23 +114,34 @@ class FusedNetwork:
         state = self.lstm.step(self.lstm.inputs(self.acting.forward(obs)), state)[0]
         return self.heads["policy"](state[0]), self.heads["value"](state[0])[:, 0], state
 
-    def unroll(self, obs: np.ndarray, state: ArrayState) -> dict[str, np.ndarray]:
-        """Learn: (T, B, *obs) and the state before -> "policy", "value" and "distill", (T, B, outputs)."""
-        features = self.learning.forward(obs.reshape(-1, *obs.shape[2:]))
-        hidden = self.lstm.forward(features.reshape(*obs.shape[:2], -1), state)
-        return {name: head(hidden) for name, head in self.heads.items()}
+    def unroll(self, obs: np.ndarray, state: ArrayState, lengths: Sequence[int]) -> dict[str, np.ndarray]:
+        """Learn: B rollouts, obs (N, *obs) of `lengths` steps one after the other, and the state before (B, H) ->
+        "policy", "value" and "distill", (N, outputs).
+        """
+        self.places, self.batch = side_by_side(lengths), len(lengths)
+        hidden = self.lstm.forward(self._padded(self.learning.forward(obs), max(lengths)), state)
+        self.hidden = self._steps(hidden)
+        return {name: self._steps(head(hidden)) for name, head in self.heads.items()}
 
     def backward(self, gradients: dict[str, np.ndarray]) -> None:
-        """Fill all gradients, from those of some outputs of the last `unroll` (T, B, outputs); others count as 0."""
-        hidden = self.lstm.hidden[1:]
-        total = np.zeros_like(hidden)
+        """Fill all gradients, from those of some outputs of the last `unroll` (N, outputs); others count as 0."""
+        total = np.zeros_like(self.hidden)
         for name, head in self.heads.items():
             if name in gradients:
-                rows = gradients[name].reshape(-1, len(head.bias))
-                head.learn(hidden.reshape(len(rows), -1), rows)
-                total += (rows @ head.weight).reshape(total.shape)
+                head.learn(self.hidden, gradients[name])
+                total += gradients[name] @ head.weight
             else:
                 head.weight_grad.fill(0)
                 head.bias_grad.fill(0)
-        features = self.lstm.backward(total)
-        self.learning.backward(features.reshape(-1, features.shape[-1]))
+        self.learning.backward(self._steps(self.lstm.backward(self._padded(total, len(self.lstm.x)))))
+
+    def _padded(self, rows: np.ndarray, steps: int) -> np.ndarray:
+        """(N, F) of the rollouts that are being learned from -> (T, B, F) with zeros behind the shorter ones."""
+        padded = np.zeros((steps * self.batch, rows.shape[1]), rows.dtype)
+        padded[self.places] = rows
+        return padded.reshape(steps, self.batch, -1)
+
+    def _steps(self, padded: np.ndarray) -> np.ndarray:
+        """The way back, (T, B, F) -> (N, F)."""
+        rows: np.ndarray = padded.reshape(-1, padded.shape[-1])[self.places]
+        return rows

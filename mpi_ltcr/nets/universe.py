@@ -6,14 +6,17 @@ The numbers are those of the paper's code base, the OpenAI universe starter agen
 1, its initial distributions. What is not kept: PyTorch's LSTM has two bias vectors where TensorFlow's has one, both
 learn, so their sum moves up to twice as fast.
 
-Symbols: T steps of time, B environments side by side, A actions, F features of a torso, H units of the LSTM.
+Symbols: T steps of time, B environments side by side, N steps of all of them, A actions, F features of a torso, H units
+of the LSTM.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -31,7 +34,7 @@ FORGET_BIAS = 1.0
 
 
 class Outputs(NamedTuple):
-    """What the heads say, with the leading axes of the observations: (B,), (T,) or (T, B)."""
+    """What the heads say, with the leading axis of the observations: (B,) or (N,)."""
 
     policy: torch.Tensor
     """Logits (.., A) of pi(a|s)."""
@@ -39,6 +42,14 @@ class Outputs(NamedTuple):
     """V(s), (..), in units of the discounted reward."""
     distill: torch.Tensor
     """Logits (.., A) of the distillation layer (CDRL 4.2)."""
+
+
+def side_by_side(lengths: Sequence[int]) -> np.ndarray:
+    """Where the steps of B sequences, which follow each other, stand in (T, B), flattened: (N,).
+
+    T is the longest length; behind the others there is padding.
+    """
+    return np.concatenate([np.arange(length) * len(lengths) + b for b, length in enumerate(lengths)])
 
 
 def same_padding(size: int, *, kernel: int = KERNEL, stride: int = STRIDE) -> tuple[int, int]:
@@ -152,42 +163,50 @@ class RecurrentActorCritic(nn.Module):
 
     def initial_state(self, batch: int = 1) -> RecurrentState:
         """The zero state (h, c), each (batch, H), with which every episode begins."""
-        zeros = self.value.weight.new_zeros(batch, self.hidden)
-        return zeros, zeros
+        h, c = self.value.weight.new_zeros(2, batch, self.hidden)
+        return h, c
 
     def step(self, obs: torch.Tensor, state: RecurrentState) -> tuple[Outputs, RecurrentState]:
         """Act: one step of B environments, obs (B, *obs) -> outputs (B, ..) and the next state.
 
         One LSTM cell on the weights of `lstm`: a third of the time of a sequence of length 1.
         """
-        self._check(obs, state, leading=1)
+        self._check(obs, state)
         weight_ih, weight_hh, bias_ih, bias_hh = self.lstm.parameters()
         h, c = torch.lstm_cell(self.torso(obs), state, weight_ih, weight_hh, bias_ih, bias_hh)
         return self._heads(h), (h, c)
 
-    def unroll(self, obs: torch.Tensor, state: RecurrentState) -> Outputs:
-        """Learn: a rollout of one episode, obs (T, *obs) or (T, B, *obs) -> outputs (T, ..) or (T, B, ..).
+    def unroll(self, obs: torch.Tensor, state: RecurrentState, lengths: Sequence[int] | None = None) -> Outputs:
+        """Learn: a rollout of one episode, obs (N, *obs) -> outputs (N, ..).
 
-        `state` is the one before the first step. Equals T calls of `step` to float32 rounding, twice as fast: the
-        torso sees all steps at once, and `nn.LSTM` beats a loop over cells forward and backward.
+        `lengths` (B,): it is not one but B, of so many steps, one after the other. `state` (B, ..) is the one before
+        their first steps. Equals calls of `step` to float32 rounding, twice as fast: the torso sees all steps at once,
+        and `nn.LSTM` beats a loop over cells forward and backward.
         """
-        return self.unroll_on(obs, state)[0]
+        return self.unroll_on(obs, state, lengths)[0]
 
-    def unroll_on(self, obs: torch.Tensor, state: RecurrentState) -> tuple[Outputs, RecurrentState]:
-        """As `unroll`, and the state after the last step: where a teacher goes on with the next rollout."""
-        lead = obs.shape[: obs.dim() - len(self.torso.obs_shape)]
-        self._check(obs, state, leading=2 if len(lead) == 2 else 1)
-        features = self.torso(obs.reshape(-1, *self.torso.obs_shape))
-        sequence = features.view(lead[0], -1, self.torso.features)
+    def unroll_on(
+        self, obs: torch.Tensor, state: RecurrentState, lengths: Sequence[int] | None = None
+    ) -> tuple[Outputs, RecurrentState]:
+        """As `unroll`, and the state after the last step: where a teacher goes on with the next rollout.
+
+        Of a rollout that is shorter than others it says nothing: its episode is over.
+        """
+        lengths = [len(obs)] if lengths is None else lengths
+        self._check(obs, state)
+        places = torch.from_numpy(side_by_side(lengths))
+        features = self.torso(obs)
+        sequence = features.new_zeros(max(lengths) * len(lengths), self.torso.features).index_copy(0, places, features)
+        sequence = sequence.view(-1, len(lengths), self.torso.features)
         hidden, (h, c) = self.lstm(sequence, (state[0][None], state[1][None]))
-        return self._heads(hidden.view(*lead, self.hidden)), (h[0], c[0])
+        return self._heads(hidden.flatten(0, 1)[places]), (h[0], c[0])
 
     def _heads(self, hidden: torch.Tensor) -> Outputs:
         return Outputs(self.policy(hidden), self.value(hidden).squeeze(-1), self.distill(hidden))
 
-    def _check(self, obs: torch.Tensor, state: RecurrentState, *, leading: int) -> None:
-        # Without it a forgotten axis is taken for another one, by reshape() in `unroll_on` for example.
-        if obs.shape[leading:] != self.torso.obs_shape:
+    def _check(self, obs: torch.Tensor, state: RecurrentState) -> None:
+        # Without it a forgotten axis is taken for another one.
+        if obs.shape[1:] != self.torso.obs_shape:
             raise ValueError(f"obs: {tuple(obs.shape)} is not a batch of {self.torso.obs_shape}")
         if state[0].dim() != 2:
             raise ValueError(f"state: h has shape {tuple(state[0].shape)}, not (B, {self.hidden})")

@@ -92,6 +92,7 @@ def _serving(crew: Crew, role: CA3CRole, store: Any, lane: Any, mailbox: Mailbox
         workers=crew.workers(role.task),
         guests=crew.guests(role.task),
         sizes=store.sizes,
+        games=int(config.tasks[role.task].env.copies),
         limit=int(config.frames),
         save_every=int(config.checkpoint.every),
         patience_s=float(config.runtime.patience_s),

@@ -197,9 +197,10 @@ def _ca3c_guest(config: CA3CConfig, run: RunDirectory, index: int) -> Guest:
     task = config.tasks[index]
     folder, _ = checkpoint.newest_whole(run.task_checkpoints(task.name))
     store = checkpoint.load_file(folder / ca3c.SERVER_FILE)["store"]
-    worker = ca3c.build_worker(config, task, 0, [], [], lambda kind, gradient: None, lambda: None)
-    worker.agent.load_weights(store["values"][: store["network"]])
-    return Guest(f"{task.name} at {folder.name}", worker.loop.env, worker.agent.player, index, task.env)
+    env = envs.make(task.env.id, task.env.kwargs)
+    agent = ca3c.build_agent(config, task, envs.spec_of(task.env.id, env), lambda kind, gradient: None, [])
+    agent.load_weights(store["values"][: store["network"]])
+    return Guest(f"{task.name} at {folder.name}", env, agent.player, index, task.env)
 
 
 def _require_index(index: int, count: int, what: str) -> None:

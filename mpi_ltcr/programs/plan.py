@@ -87,7 +87,8 @@ def describe_ca3c(config: CA3CConfig, size: int) -> str:
     for role in roles:
         task = config.tasks[role.task]
         part = ["serves"] if role.serves else []
-        part += [] if role.worker is None else [f"worker {role.worker}{_lessons(task)}"]
+        games = f" in {task.env.copies} games" if task.env.copies > 1 else ""
+        part += [] if role.worker is None else [f"worker {role.worker}{games}{_lessons(task)}"]
         lines.append(f"  rank {role.rank}: {task.name} ({task.env.id}), {' and '.join(part)}")
     saved = 0
     for task, store in zip(config.tasks, stores, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 
@@ -105,11 +104,13 @@ class Serving:
 
     # Log
 
-    def _log(self, push: Push) -> None:
+    def _log(self, push: Push, returns: list[float]) -> None:
         clocks = {"frames": self.server.frames, "updates": self.server.version, "wall_s": self.wall_s}
         self.recorder.add("pushes", **clocks, **push._asdict())
-        if not math.isnan(push.episode_return):
-            self.returns.append(push.episode_return)
+        for value in returns:
+            self.recorder.add("returns", **clocks, worker=push.worker, **{"return": value})
+        self.returns.extend(returns)
+        if returns:
             self.progress.evaluated(float(np.mean(self.returns)))
 
     def _publish_if_due(self) -> None:

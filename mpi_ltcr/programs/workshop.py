@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +48,7 @@ class Workshop:
         self.frames = 0
         self._earlier_s, self._start = 0.0, time.perf_counter()
         self._published = self._mark = time.perf_counter()
-        self._pending: tuple[Rollout, Episode | None, list[Metrics], float] | None = None
+        self._pending: tuple[Rollout, list[Episode], list[Metrics], float] | None = None
 
     @property
     def wall_s(self) -> float:
@@ -69,7 +68,7 @@ class Workshop:
             guest.bye()
         self._publish()
 
-    def record(self, rollout: Rollout, ended: Episode | None, learned: list[Metrics]) -> None:
+    def record(self, rollout: Rollout, ended: list[Episode], learned: list[Metrics]) -> None:
         """Remember what a rollout was and what was learned from it; it is logged with the exchange that follows."""
         self._pending = rollout, ended, learned, time.perf_counter() - self._mark
 
@@ -77,19 +76,19 @@ class Workshop:
         assert self._pending is not None
         rollout, ended, learned, seconds = self._pending
         pulse.enter("exchange")
-        value = ended.value if ended else math.nan
+        returns = [episode.value for episode in ended]
         asked = self.signals.received is not None
-        reply = self.link.exchange(len(rollout.actions), episode_return=value, stop_asked=asked)
+        reply = self.link.exchange(len(rollout.actions), returns=returns, stop_asked=asked)
         self._log(reply, rollout, ended, learned, seconds)
         return reply
 
     def _log(
-        self, reply: Reply, rollout: Rollout, ended: Episode | None, learned: list[Metrics], seconds: float
+        self, reply: Reply, rollout: Rollout, ended: list[Episode], learned: list[Metrics], seconds: float
     ) -> None:
         clocks = {"frames": reply.frames, "updates": reply.version, "wall_s": self.wall_s}
-        if ended:
-            row = {"return": ended.value, "length": ended.length, "truncated": ended.truncated}
-            row["lives"] = max(1, len(ended.lives))
+        for episode in ended:
+            row = {"return": episode.value, "length": episode.length, "truncated": episode.truncated}
+            row["lives"] = max(1, len(episode.lives))
             self.recorder.add("episodes", **clocks, **row)
         names = {name for metrics in learned for name in metrics}
         means = {name: float(np.mean([m[name] for m in learned if name in m])) for name in names}
@@ -144,7 +143,7 @@ class Workshop:
         return {
             "workshop": {"wall_s": self.wall_s, "log_rows": self.recorder.rows()},
             "agent": self.worker.agent.state(),
-            "loop": self.worker.loop.state(),
+            "games": {str(i): game.state() for i, game in enumerate(self.worker.games)},
             "transfers": {str(i): transfer.state() for i, transfer in enumerate(self.worker.transfers)},
         }
 
@@ -153,6 +152,7 @@ class Workshop:
         self._earlier_s = state["workshop"]["wall_s"]
         self.recorder.rewind(state["workshop"]["log_rows"])
         self.worker.agent.load_state(state["agent"])
-        self.worker.loop.load_state(state["loop"])
+        for i, game in enumerate(self.worker.games):
+            game.load_state(state["games"][str(i)])
         for i, transfer in enumerate(self.worker.transfers):
             transfer.load_state(state["transfers"][str(i)])

@@ -6,7 +6,7 @@ meet the student's policy, from T2 on the student's distillation layer is traine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class Teacher:
 
     Args:
         spec: of its own environment: the student's observations enter its network scaled as it learned to see.
+        games: how many the student plays side by side.
         own_state: True: its own recurrent state; False: the student's at the start of each rollout (the authors' code).
         newest: fetches the newest weights (P,) of a collaborative teacher; None: a certificated one, which stays.
     """
@@ -33,12 +34,13 @@ class Teacher:
         *,
         net: RecurrentActorCritic,
         spec: EnvSpec,
+        games: int,
         own_state: bool,
         newest: Callable[[], np.ndarray] | None,
     ) -> None:
         self.net, self.spec, self.own_state, self.newest = net, spec, own_state, newest
         self.flat = flatten(net)
-        self.recurrent = net.initial_state()
+        self.recurrent = net.initial_state(games)
 
     def load_weights(self, values: np.ndarray) -> None:
         """Take over a parameter vector (P,); raises ValueError if it is of another length."""
@@ -47,19 +49,21 @@ class Teacher:
         self.flat.values.copy_(torch.from_numpy(values))
 
     @torch.no_grad()
-    def logits(self, obs: np.ndarray, *, first: bool, student: RecurrentState) -> torch.Tensor:
-        """z^alpha, its policy logits (T, A_teacher) on a rollout's states (T, *obs) (line 11).
-
-        Args:
-            first: whether the rollout begins an episode.
-            student: the student's recurrent state before the rollout.
-        """
+    def logits(self, rollout: Rollout) -> torch.Tensor:
+        """z^alpha, its policy logits (N, A_teacher) on the states of a rollout of the student (line 11)."""
         if self.newest is not None:
             self.load_weights(self.newest())
-        start = student if not self.own_state else self.net.initial_state() if first else self.recurrent
-        scaled = torch.from_numpy(obs).to(torch.float32) * torch.as_tensor(self.spec.obs_scale, dtype=torch.float32)
-        out, self.recurrent = self.net.unroll_on(scaled.reshape(len(obs), *self.net.torso.obs_shape), start)
+        obs, scale = torch.from_numpy(rollout.obs), torch.as_tensor(self.spec.obs_scale, dtype=torch.float32)
+        scaled = (obs.to(torch.float32) * scale).reshape(len(obs), *self.net.torso.obs_shape)
+        start = self._own_start(rollout.first) if self.own_state else rollout.start
+        out, self.recurrent = self.net.unroll_on(scaled, start, rollout.lengths)
         return out.policy
+
+    def _own_start(self, first: Sequence[bool]) -> RecurrentState:
+        """Where it was, in the games that go on; zeros where an episode begins."""
+        anew = torch.tensor(first)[:, None]
+        h, c = self.recurrent
+        return h.masked_fill(anew, 0), c.masked_fill(anew, 0)
 
     def state(self) -> State:
         h, c = self.recurrent
@@ -91,7 +95,7 @@ class Alignment:
         self.temperature, self.direction = float(temperature), direction
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """F(z^alpha): (T, A_teacher) -> (T, A_student)."""
+        """F(z^alpha): (N, A_teacher) -> (N, A_student)."""
         return logits if self.network is None else self.network(logits)
 
     def train(self, aligned: torch.Tensor, policy_logits: torch.Tensor) -> Metrics:
@@ -140,8 +144,8 @@ class AlignmentTransfer:
         return self.align.temperature
 
     def logits(self, rollout: Rollout) -> torch.Tensor:
-        """z^alpha on the student's states, (T, A_teacher) (line 11)."""
-        return self.teacher.logits(rollout.obs, first=rollout.first, student=rollout.start)
+        """z^alpha on the student's states, (N, A_teacher) (line 11)."""
+        return self.teacher.logits(rollout)
 
     def state(self) -> State:
         return self.teacher.state()

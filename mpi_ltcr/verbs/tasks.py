@@ -21,6 +21,8 @@ class Task(NamedTuple):
     """T of its newest checkpoint; None before the first."""
     pushes: dict[str, np.ndarray]
     """The table of the gradients that were applied: see `archive.schema`."""
+    returns: dict[str, np.ndarray]
+    """That of the training episodes."""
 
     @property
     def frames(self) -> int:
@@ -42,5 +44,6 @@ def tasks_of(run: Path) -> list[Task]:
         for log in read_logs(run, "server"):
             name = str(log.config["tasks"][log.agent]["name"])
             steps = checkpoint.folders(RunDirectory(run).task_checkpoints(name))
-            tasks.append(Task(name, max(map(checkpoint.frames_of, steps), default=None), log.table("pushes")))
+            saved = max(map(checkpoint.frames_of, steps), default=None)
+            tasks.append(Task(name, saved, log.table("pushes"), log.table("returns")))
     return tasks

@@ -101,7 +101,7 @@ WORKERS = (
 )
 """Of cA3C, a line for each worker."""
 SERVERS = (
-    Shown("train return", "pushes", "episode_return", 100),
+    Shown("train return", "returns", "return", 100),
     Shown("staleness", "pushes", "staleness", 100),
     Shown("queue", "pushes", "queue", 100),
 )
@@ -128,7 +128,7 @@ def of_log(log: Log, shown: Shown) -> np.ndarray:
 
 def of_task(task: Task, shown: Shown) -> np.ndarray:
     """The newest values of a column of a server's log."""
-    return measured(task.pushes[shown.column], shown.rows)
+    return measured(getattr(task, shown.table)[shown.column], shown.rows)
 
 
 def measured(values: np.ndarray, rows: int) -> np.ndarray:

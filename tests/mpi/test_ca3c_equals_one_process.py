@@ -24,6 +24,30 @@ from mpi_ltcr.seeds import SeedTree
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
 
+class Game:
+    """An environment, and its running episode: its number, the actions in it, and what they brought."""
+
+    def __init__(self, config: CA3CConfig, number: int) -> None:
+        (task,) = config.tasks
+        self.config, self.env = config, envs.make(task.env.id, task.env.kwargs)
+        self.branch = (number,) if number else ()
+        self.episode = -1
+        self.begin()
+
+    def begin(self) -> None:
+        self.episode, self.actions, self.value, self.over = self.episode + 1, [], 0.0, False
+        seed = SeedTree(self.config.seed).integer(0, "env", *self.branch, self.episode)
+        self.obs, _ = self.env.reset(seed=seed)
+
+    def step(self, action: int) -> Transition:
+        before, settings = self.obs, self.config.agent
+        self.obs, reward, terminated, truncated, _ = self.env.step(action)
+        self.actions.append(action)
+        self.value, self.over = self.value + reward, terminated or truncated
+        discount = 0.0 if terminated else settings.discount
+        return Transition(before, action, reward * settings.reward_scale, discount, self.obs, self.over)
+
+
 class Outcome(NamedTuple):
     """What the loop leaves behind."""
 
@@ -31,8 +55,7 @@ class Outcome(NamedTuple):
     worker: assembly.Worker
     frames: int
     updates: int
-    episode: int
-    actions: list[int]
+    games: list[Game]
     returns: list[float]
     kinds: list[set[str]]
     """Of the gradients of each rollout."""
@@ -51,36 +74,30 @@ def algorithm_1(config: CA3CConfig) -> Outcome:
         gradients[kind] = gradient + gradients[kind] if kind in gradients else gradient.copy()
 
     worker = assembly.build_worker(config, task, 0, teachings, [None] * len(teachings), remember, lambda: None)
-    agent, seeds = worker.agent, SeedTree(config.seed)
-    env = envs.make(task.env.id, task.env.kwargs)
-    frames = updates = episode = 0
-    obs, _ = env.reset(seed=seeds.integer(0, "env", episode))
-    actions: list[int] = []
-    value, returns, kinds, losses = 0.0, [], [], []
+    agent, games = worker.agent, [Game(config, number) for number in range(task.env.copies)]
+    frames = updates = 0
+    returns, kinds, losses = [], [], []
     while frames < config.frames:  # 1
         gradients.clear()  # 2
         worker.load_values(store.values)  # 3
-        over, start = False, frames  # 4
-        while not over and frames - start < config.agent.rollout:  # 6, 15
-            action = agent.act(obs)  # 7
-            after, reward, terminated, truncated, _ = env.step(action)  # 8
-            discount = 0.0 if terminated else config.agent.discount
-            agent.observe(Transition(obs, action, reward * config.agent.reward_scale, discount, after))
-            obs, value, over = after, value + reward, terminated or truncated
-            actions.append(action)
-            frames += 1  # 14
-        rollout = agent.finish(over=over)
-        if over:
-            returns.append(value)
-            episode, actions, value = episode + 1, [], 0.0
-            obs, _ = env.reset(seed=seeds.integer(0, "env", episode))
+        left, steps = games, 0  # 4
+        while left and steps < config.agent.rollout:  # 6, 15
+            actions = agent.act([game.obs for game in left])  # 7
+            agent.observe([game.step(action) for game, action in zip(left, actions, strict=True)])  # 8
+            returns += [game.value for game in left if game.over]
+            frames, steps = frames + len(left), steps + 1  # 14
+            left = [game for game in left if not game.over]
+        rollout = agent.finish()
+        for game in games:
+            if game.over:
+                game.begin()
         agent.learn(rollout)  # 16 - 23
         told: list[float] = []
         for given, lesson in zip(task.teachers, worker.transfers, strict=True):
             if given.t_stop is not None and frames >= given.t_stop:
                 continue
             if frames >= given.t1:  # 10, 25
-                logits = lesson.teacher.logits(rollout.obs, first=rollout.first, student=rollout.start)  # 11
+                logits = lesson.teacher.logits(rollout)  # 11
                 aligned = lesson.align(logits)
                 lesson.align.train(aligned, agent.outputs(rollout).policy)  # 27
             if frames >= given.t2:  # 29
@@ -92,7 +109,7 @@ def algorithm_1(config: CA3CConfig) -> Outcome:
         kinds.append(set(gradients))
         losses += [float(np.mean(told))] if told else []
     worker.load_values(store.values)
-    return Outcome(store, worker, frames, updates, episode, actions, returns, kinds, losses)
+    return Outcome(store, worker, frames, updates, games, returns, kinds, losses)
 
 
 def compare(run: Path, rank: int, config: CA3CConfig, plain: Outcome) -> None:
@@ -102,8 +119,10 @@ def compare(run: Path, rank: int, config: CA3CConfig, plain: Outcome) -> None:
     assert differences(server["store"], plain.store.state()) == []
     assert server["server"] == {"frames": plain.frames, "version": plain.updates}
     assert differences(mine["agent"], plain.worker.agent.state()) == []
-    loop = {"frames": plain.frames, "episode": plain.episode, "actions": np.array(plain.actions, np.int64)}
-    assert differences(mine["loop"], loop) == []
+    assert sum(game.pop("frames") for game in mine["games"].values()) == plain.frames
+    for number, game in enumerate(plain.games):
+        running = {"episode": game.episode, "actions": np.array(game.actions, np.int64)}
+        assert differences(mine["games"][str(number)], running) == []
     teachers = {str(i): transfer.state() for i, transfer in enumerate(plain.worker.transfers)}
     assert differences(mine["transfers"], teachers) == []
     assert server["serving"]["returns"].tolist() == plain.returns[-100:]
@@ -117,7 +136,9 @@ def compare(run: Path, rank: int, config: CA3CConfig, plain: Outcome) -> None:
     assert table["updates"].tolist() == list(range(1, plain.updates + 1))
     assert table["frames"].tolist() == np.cumsum(table["steps"]).tolist()
     assert (table["worker"] == rank).all()
-    assert table["episode_return"][~np.isnan(table["episode_return"])].tolist() == plain.returns
+    returns = pushes.table("returns")
+    assert returns["return"].tolist() == plain.returns
+    assert (returns["worker"] == rank).all()
 
 
 def teachers_of(tmp_path: Path, case: str) -> list[dict[str, Any]]:
@@ -132,18 +153,20 @@ def teachers_of(tmp_path: Path, case: str) -> list[dict[str, Any]]:
 
 
 CASES = {
-    "a worker and a server": ("alone", "dedicated", "eager"),
-    "a worker that serves itself": ("alone", "shared", "eager"),
-    "two teachers, aligned and distilled online": ("online", "dedicated", "eager"),
-    "two teachers, aligned and distilled online, on one rank": ("online", "shared", "fused"),
-    "a teacher of the policy layer, without alignment": ("identity", "shared", "eager"),
+    "a worker and a server": ("alone", "dedicated", "eager", 1),
+    "a worker that serves itself": ("alone", "shared", "eager", 1),
+    "two teachers, aligned and distilled online": ("online", "dedicated", "eager", 1),
+    "two teachers, aligned and distilled online, on one rank": ("online", "shared", "fused", 1),
+    "a teacher of the policy layer, without alignment": ("identity", "shared", "eager", 1),
+    "three games in a worker": ("online", "dedicated", "fused", 3),
+    "two games in a worker that serves itself": ("online", "shared", "eager", 2),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_worker_equals_algorithm_1_in_one_process_bit_for_bit(case, mpirun, tmp_path: Path):
-    kind, server, backend = CASES[case]
-    task = {**POLE, "teachers": teachers_of(tmp_path, kind)}
+    kind, server, backend, copies = CASES[case]
+    task = {**POLE, "env": {**POLE["env"], "copies": copies}, "teachers": teachers_of(tmp_path, kind)}
     agent = {**TINY["agent"], "backend": backend}
     path = config_file(tmp_path, "run.yaml", frames=200, tasks=[task], server=server, agent=agent)
     run = tmp_path / "run"
@@ -166,4 +189,4 @@ def test_one_worker_equals_algorithm_1_in_one_process_bit_for_bit(case, mpirun, 
     )
     assert len(plain.returns) > 3
     assert kind == "alone" or plain.kinds[0] != plain.kinds[-1]
-    assert config.frames <= plain.frames < config.frames + config.agent.rollout
+    assert config.frames <= plain.frames < config.frames + copies * config.agent.rollout

@@ -72,18 +72,21 @@ def imitate(run: Path, copy: Path, *, add: float = 0.0, rows: int | None = None,
             file.attrs["config_json"] = json.dumps({**json.loads(file.attrs["config_json"]), **config})
             file.attrs["name"] = config.get("name", file.attrs["name"])
             if path.name.startswith("server"):
-                file["pushes"]["episode_return"][:] += add
-                for name in list(file["pushes"]):
-                    content = file["pushes"][name][:rows]
-                    del file["pushes"][name]
-                    file["pushes"][name] = content
+                file["returns"]["return"][:] += add
+                until = file["pushes"]["frames"][:rows].max()
+                for table in ("pushes", "returns"):
+                    kept = (file[table]["frames"][:] <= until).sum()
+                    for name in list(file[table]):
+                        content = file[table][name][:kept]
+                        del file[table][name]
+                        file[table][name] = content
     return copy
 
 
 def last_mean(run: Path, log: str, episodes: int, until: float = np.inf) -> float:
     """Of the last returns up to a step, one row after the other."""
-    rows = zip(column(run, log, "pushes", "frames"), column(run, log, "pushes", "episode_return"), strict=True)
-    returns = [value for step, value in rows if step <= until and value == value]
+    rows = zip(column(run, log, "returns", "frames"), column(run, log, "returns", "return"), strict=True)
+    returns = [value for step, value in rows if step <= until]
     return statistics.mean(returns[-episodes:])
 
 

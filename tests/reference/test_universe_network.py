@@ -90,7 +90,7 @@ def test_the_frames_shrink_from_42_over_21_11_and_6_to_3():
 
 
 @pytest.mark.parametrize("make", NETWORKS)
-def test_outputs_follow_the_leading_axes_of_the_observations(make):
+def test_outputs_follow_the_leading_axis_of_the_observations(make):
     network = make()
     actions = network.policy.out_features
     acting, (h, c) = network.step(observations(network, 3), network.initial_state(3))
@@ -98,8 +98,8 @@ def test_outputs_follow_the_leading_axes_of_the_observations(make):
     assert h.shape == c.shape == (3, network.hidden)
     learning = network.unroll(observations(network, 5), network.initial_state())
     assert [x.shape for x in learning] == [(5, actions), (5,), (5, actions)]
-    parallel = network.unroll(observations(network, 5, 3), network.initial_state(3))
-    assert [x.shape for x in parallel] == [(5, 3, actions), (5, 3), (5, 3, actions)]
+    several = network.unroll(observations(network, 9), network.initial_state(3), [5, 3, 1])
+    assert [x.shape for x in several] == [(9, actions), (9,), (9, actions)]
 
 
 def test_a_stack_of_frames_is_a_channel_each():
@@ -218,21 +218,24 @@ def test_an_lstm_without_input_keeps_sigmoid_of_one_of_its_cell():
 
 
 @pytest.mark.parametrize("make", NETWORKS)
-@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("lengths", [[20], [9, 9, 9], [3, 20, 1, 7]], ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
-def test_an_unroll_equals_step_by_step_acting_and_ends_in_the_same_state(make, batch, dtype, tolerance):
+def test_an_unroll_equals_step_by_step_acting_and_ends_in_the_same_state(make, lengths, dtype, tolerance):
     network = randomised(make()).to(dtype)
-    obs = observations(network, *((20,) if batch is None else (20, batch))).to(dtype)
-    start = tuple(x.to(dtype) for x in state_of(network, batch or 1))
-    outputs, last = network.unroll_on(obs, start)
-    state, steps = start, []
-    for t in range(20):
-        step, state = network.step(obs[t : t + 1] if batch is None else obs[t], state)
-        steps.append(Outputs(*(x[0] for x in step)) if batch is None else step)
-    for got, expected in zip(outputs, (torch.stack(x) for x in zip(*steps, strict=True)), strict=True):
+    obs = observations(network, sum(lengths)).to(dtype)
+    h, c = (x.to(dtype) for x in state_of(network, len(lengths)))
+    outputs, last = network.unroll_on(obs, (h, c), lengths)
+    steps = []
+    for b, episode in enumerate(obs.split(lengths)):
+        state = h[b : b + 1], c[b : b + 1]
+        for one in episode:
+            step, state = network.step(one[None], state)
+            steps.append(step)
+        if lengths[b] == max(lengths):
+            torch.testing.assert_close(tuple(x[b : b + 1] for x in last), state, rtol=0, atol=tolerance)
+    for got, expected in zip(outputs, (torch.cat(x) for x in zip(*steps, strict=True)), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
-    torch.testing.assert_close(last, state, rtol=0, atol=tolerance)
-    torch.testing.assert_close(network.unroll(obs, start), outputs)
+    torch.testing.assert_close(network.unroll(obs, (h, c), lengths), outputs)
 
 
 @pytest.mark.parametrize("make", NETWORKS)
@@ -254,11 +257,11 @@ def test_the_gradients_of_an_unroll_equal_those_of_the_steps(make):
 
 def test_the_state_carries_the_past_and_the_environments_of_a_batch_do_not_mix():
     network = randomised(vector_network())
-    obs = observations(network, 4, 2)
-    both = network.unroll(obs, network.initial_state(2))
-    alone = network.unroll(obs[:, 0], network.initial_state(1))
-    torch.testing.assert_close(both.policy[:, 0], alone.policy)
-    other = network.unroll(obs[:, 0], state_of(network, 1))
+    obs = observations(network, 8)
+    both = network.unroll(obs, network.initial_state(2), [4, 4])
+    alone = network.unroll(obs[:4], network.initial_state(1))
+    torch.testing.assert_close(both.policy[:4], alone.policy)
+    other = network.unroll(obs[:4], state_of(network, 1))
     assert not torch.allclose(other.policy[-1], alone.policy[-1], atol=1e-4)
 
 

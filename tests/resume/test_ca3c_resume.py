@@ -56,7 +56,7 @@ def assert_sound(run: Path) -> None:
 def logs_differ(one: Path, two: Path) -> list[str]:
     """Columns that tell of learning and are not the same in two logs."""
     found = []
-    for name in ("episodes", "rollouts", "pushes"):
+    for name in ("episodes", "rollouts", "pushes", "returns"):
         assert name not in WALL_TABLES
         tables = [open_log(path).table(name) for path in (one, two)]
         for column in tables[0]:
@@ -83,11 +83,17 @@ def assert_equal_runs(one: Path, two: Path, rank: int) -> None:
 
 
 @EXACT
-@pytest.mark.parametrize(("server", "backend"), [("dedicated", "eager"), ("shared", "fused")])
-def test_a_killed_run_of_one_worker_goes_on_to_the_bits_of_one_that_was_not(server, backend, mpirun, tmp_path):
+@pytest.mark.parametrize(
+    ("server", "backend", "copies", "at"),
+    [("dedicated", "eager", 1, 250), ("shared", "fused", 1, 250), ("dedicated", "fused", 3, 90)],
+)
+def test_a_killed_run_of_one_worker_goes_on_to_the_bits_of_one_that_was_not(
+    server, backend, copies, at, mpirun, tmp_path
+):
     """With a certificated teacher, whose recurrent state must go on too, and an alignment network."""
     teacher = {"task": "pole", "checkpoint": str(certificate(tmp_path / "teacher")), "t1": 50, "t2": 150}
-    task = mortal(tmp_path, teachers=[teacher])
+    task = mortal(tmp_path, at, teachers=[teacher])
+    task["env"]["copies"] = copies
     agent = {**TINY["agent"], "backend": backend}
     path = config_file(tmp_path, "run.yaml", frames=400, tasks=[task], server=server, agent=agent)
     ranks, rank = (2, 1) if server == "dedicated" else (0, 0)

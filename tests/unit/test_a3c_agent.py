@@ -5,155 +5,39 @@ The gradient is compared with finite differences of Algorithm 1's loss, with a n
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from itertools import islice
-from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
+from a3c_naive import (
+    ACTIONS,
+    FRAMES,
+    GAMMA,
+    HIDDEN,
+    OBS,
+    SPEC,
+    Naive,
+    Path,
+    advantages_and_returns,
+    build,
+    finite_differences,
+    loss_of,
+    path_loop,
+    places,
+    rollout_of,
+    value_at_end,
+)
 from ca3c_helpers import differences, slices
 from scipy import stats
 
 from mpi_ltcr.agents.a3c import A3CAgent, draw
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.interaction import EnvLoop, explore_rollout
-from mpi_ltcr.interfaces import EnvSpec, NonFiniteError, Rollout, Transition
-from mpi_ltcr.nets.flat import flatten
-from mpi_ltcr.nets.universe import MLPTorso, RecurrentActorCritic, UniverseTorso
-from mpi_ltcr.steppers import ParameterStore, PushStepper
+from mpi_ltcr.interfaces import EnvSpec, NonFiniteError, Rollout
+from mpi_ltcr.steppers import ParameterStore
 
 torch.set_num_threads(1)
-
-ACTIONS, OBS, HIDDEN = 3, 4, 6
-GAMMA, LAMBDA, VALUE_COEF, ENTROPY_COEF = 0.9, 0.7, 0.3, 0.02
-SPEC = EnvSpec((OBS,), np.dtype(np.float32), ACTIONS, np.array([1, 2, 0.5, 1], np.float32))
-FRAMES = EnvSpec((1, 42, 42), np.dtype(np.float32), ACTIONS)
-
-Staged = list[tuple[str, np.ndarray]]
-
-
-def build(
-    spec: EnvSpec = SPEC, double: bool = False, grad_clip: float = 0.0, rl: bool = True
-) -> tuple[A3CAgent, Staged]:
-    """A small agent, and the gradients that it stages."""
-    generator = torch.Generator().manual_seed(3)
-    torso: Any = MLPTorso(obs_size=OBS, widths=(5,), generator=generator) if spec is SPEC else None
-    torso = torso or UniverseTorso(channels=1, generator=generator)
-    net = RecurrentActorCritic(torso=torso, num_actions=spec.num_actions, hidden=HIDDEN, generator=generator)
-    with torch.no_grad():  # a policy that is not uniform
-        for head in (net.policy, net.distill):
-            head.weight.mul_(60)
-    if double:
-        net.double()
-    flat, staged = flatten(net), []
-    push = functools.partial(PushStepper, flat=flat, grad_clip=grad_clip)
-    agent = A3CAgent(
-        spec=spec,
-        net=net,
-        flat=flat,
-        rl_stepper=push(stage=lambda g: staged.append(("rl", g.copy())), name="rl"),
-        distill_stepper=push(stage=lambda g: staged.append(("distill", g.copy())), name="distill"),
-        explore_rng=np.random.default_rng(8),
-        rl=rl,
-        discount=GAMMA,
-        gae_lambda=LAMBDA,
-        value_coef=VALUE_COEF,
-        entropy_coef=ENTROPY_COEF,
-    )
-    if double:
-        agent.recurrent = agent._start = tuple(torch.zeros(1, HIDDEN, dtype=torch.float64) for _ in range(2))
-        single = agent._obs
-        agent._obs = lambda obs: single(obs).double()  # type: ignore[method-assign]
-    return agent, staged
-
-
-def rollout_of(agent: A3CAgent, length: int = 7, bootstrap: float = 0.5, spec: EnvSpec = SPEC) -> Rollout:
-    """Experience out of nowhere; the recurrent state before it is not zero."""
-    rng = np.random.default_rng(length)
-    dtype = agent.flat.values.dtype
-    start = tuple(torch.from_numpy(rng.normal(size=(1, HIDDEN)) / 2).to(dtype) for _ in range(2))
-    obs = rng.normal(size=(length, *spec.obs_shape)).astype(np.float32)
-    actions, rewards = rng.integers(spec.num_actions, size=length), rng.normal(size=length).astype(np.float32)
-    return Rollout(obs, actions, rewards, start, bootstrap, False)
-
-
-# Algorithm 1, lines 16 to 23, in numpy
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-class Naive:
-    """MLP, LSTM and heads from a flat vector of parameters, one step at a time."""
-
-    def __init__(self, agent: A3CAgent, values: np.ndarray) -> None:
-        shapes = {name: tuple(p.shape) for name, p in agent.net.named_parameters()}
-        self.p = {name: values[part].reshape(shapes[name]) for name, part in slices(agent.net).items()}
-
-    def step(self, obs: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
-        p = self.p
-        x = p["torso.layers.0.weight"] @ (obs * np.asarray(SPEC.obs_scale)) + p["torso.layers.0.bias"]
-        x = np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)
-        gates = p["lstm.weight_ih_l0"] @ x + p["lstm.bias_ih_l0"] + p["lstm.weight_hh_l0"] @ h + p["lstm.bias_hh_l0"]
-        i, f, g, o = gates.reshape(4, HIDDEN)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
-        value = float((p["value.weight"] @ h + p["value.bias"])[0])
-        return p["policy.weight"] @ h + p["policy.bias"], value, h, c
-
-    def outputs(self, rollout: Rollout) -> tuple[list[np.ndarray], list[float]]:
-        h, c = (part.double().numpy()[0] for part in rollout.start)
-        policies, values = [], []
-        for obs in rollout.obs:
-            logits, value, h, c = self.step(obs.astype(np.float64), h, c)
-            exponentials = np.exp(logits - logits.max())
-            policies.append(exponentials / exponentials.sum())
-            values.append(value)
-        return policies, values
-
-
-def advantages_and_returns(rollout: Rollout, values: list[float]) -> tuple[list[float], list[float]]:
-    """Lines 16 to 20, each from its own sum."""
-    steps = len(values)
-    r, v = rollout.rewards.astype(np.float64), [*values, rollout.bootstrap]
-    deltas = [r[i] + GAMMA * v[i + 1] - v[i] for i in range(steps)]
-    advantages = [sum((GAMMA * LAMBDA) ** (j - i) * deltas[j] for j in range(i, steps)) for i in range(steps)]
-    returns = [
-        sum(GAMMA ** (j - i) * r[j] for j in range(i, steps)) + GAMMA ** (steps - i) * rollout.bootstrap
-        for i in range(steps)
-    ]
-    return advantages, returns
-
-
-def loss_of(agent: A3CAgent, rollout: Rollout, at: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Lines 21 and 22 with section 3.2's entropy, as a function of the parameters; A and R are those at `at`."""
-    advantages, returns = advantages_and_returns(rollout, Naive(agent, at).outputs(rollout)[1])
-
-    def loss(values: np.ndarray) -> float:
-        total = 0.0
-        for pi, v, action, a, r in zip(
-            *Naive(agent, values).outputs(rollout), rollout.actions, advantages, returns, strict=True
-        ):
-            entropy = -sum(p * math.log(p) for p in pi)
-            total += -math.log(pi[action]) * a + VALUE_COEF * (r - v) ** 2 - ENTROPY_COEF * entropy
-        return total
-
-    return loss
-
-
-def finite_differences(loss: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    gradient = np.empty_like(at)
-    for i in range(len(at)):
-        one, two = at.copy(), at.copy()
-        one[i] += step
-        two[i] -= step
-        gradient[i] = (loss(one) - loss(two)) / (2 * step)
-    return gradient
 
 
 @pytest.mark.parametrize("bootstrap", [0.0, 0.75], ids=["a termination", "a value"])
@@ -198,28 +82,6 @@ def test_a_gradient_over_the_clip_is_shortened_and_keeps_its_direction():
 # Rollouts
 
 
-class Path(gymnasium.Env):
-    """Observations tell the seed (here: the episode) and the step; the lengths are as given, over and over."""
-
-    observation_space = gymnasium.spaces.Box(-100, 100, (OBS,), np.float32)
-    action_space = gymnasium.spaces.Discrete(ACTIONS)
-
-    def __init__(self, lengths: list[int], truncated: bool) -> None:
-        self.lengths, self.truncated = lengths, truncated
-
-    def reset(self, *, seed=None, options=None):
-        self.episode, self.at = seed, 0
-        return self.look(), {}
-
-    def step(self, action):
-        self.at += 1
-        over = self.at == self.lengths[self.episode % len(self.lengths)]
-        return self.look(), float(action + 1), over and not self.truncated, over and self.truncated, {}
-
-    def look(self):
-        return np.array([self.episode, self.at, math.sin(self.at), 1], np.float32)
-
-
 def play(
     agent: A3CAgent, lengths: list[int], truncated: bool, count: int, t_max: int = 4
 ) -> tuple[list[Rollout], list[int], list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -228,23 +90,10 @@ def play(
     rollouts, ended, states = [], [], []
     for _ in range(count):
         states.append(agent.recurrent)
-        rollout, episode = explore_rollout(loop, agent, t_max)
+        rollout, episodes = explore_rollout([loop], agent, t_max)
         rollouts.append(rollout)
-        ended += [episode.length] if episode else []
+        ended += [episode.length for episode in episodes]
     return rollouts, ended, states
-
-
-def places(rollout: Rollout) -> list[tuple[int, int]]:
-    return [(int(obs[0]), int(obs[1])) for obs in rollout.obs]
-
-
-def value_at_end(agent: A3CAgent, rollout: Rollout, after: np.ndarray) -> float:
-    """V of the state after a rollout, by walking the naive network along it."""
-    naive = Naive(agent, agent.flat.values.double().numpy())
-    h, c = (part.double().numpy()[0] for part in rollout.start)
-    for obs in rollout.obs:
-        _, _, h, c = naive.step(obs.astype(np.float64), h, c)
-    return naive.step(after.astype(np.float64), h, c)[1]
 
 
 def test_a_rollout_ends_with_its_episode_or_after_t_max_steps():
@@ -257,7 +106,7 @@ def test_a_rollout_ends_with_its_episode_or_after_t_max_steps():
         [(2, 0)],
         [(3, 0), (3, 1), (3, 2), (3, 3)],
     ]
-    assert [r.first for r in rollouts] == [True, False, True, True, True]
+    assert [r.first for r in rollouts] == [(True,), (False,), (True,), (True,), (True,)]
     assert ended == [6, 4, 1]
     assert [(r.rewards == r.actions + 1).all() for r in rollouts] == [True] * 5
     assert [r.rewards.dtype for r in rollouts] == [np.float32] * 5
@@ -266,9 +115,10 @@ def test_a_rollout_ends_with_its_episode_or_after_t_max_steps():
 def test_a_termination_is_worth_nothing_more_even_where_t_max_meets_it():
     agent, _ = build()
     rollouts, _, _ = play(agent, [6, 4], truncated=False, count=3)
-    assert [r.bootstrap for r in rollouts[1:]] == [0.0, 0.0]
-    assert rollouts[0].bootstrap == pytest.approx(value_at_end(agent, rollouts[0], np.array([0, 4, math.sin(4), 1])))
-    assert rollouts[0].bootstrap != 0
+    assert [r.bootstrap for r in rollouts[1:]] == [(0.0,), (0.0,)]
+    (bootstrap,) = rollouts[0].bootstrap
+    assert bootstrap == pytest.approx(value_at_end(agent, rollouts[0], np.array([0, 4, math.sin(4), 1])))
+    assert bootstrap != 0
 
 
 def test_a_truncation_bootstraps_the_value_of_the_final_observation_and_closes_the_rollout():
@@ -277,8 +127,9 @@ def test_a_truncation_bootstraps_the_value_of_the_final_observation_and_closes_t
     assert [len(r.actions) for r in rollouts] == [4, 2, 4, 4]
     assert ended == [6, 4]
     for rollout, final in ((rollouts[1], [0, 6, math.sin(6), 1]), (rollouts[2], [1, 4, math.sin(4), 1])):
-        assert rollout.bootstrap == pytest.approx(value_at_end(agent, rollout, np.array(final, np.float32)), rel=1e-4)
-        assert rollout.bootstrap != 0
+        (bootstrap,) = rollout.bootstrap
+        assert bootstrap == pytest.approx(value_at_end(agent, rollout, np.array(final, np.float32)), rel=1e-4)
+        assert bootstrap != 0
     assert [bool((h == 0).all() and (c == 0).all()) for h, c in states] == [True, False, True, True]
 
 
@@ -288,13 +139,13 @@ def test_the_recurrent_state_runs_through_the_rollouts_of_an_episode_and_starts_
     naive = Naive(agent, agent.flat.values.double().numpy())
     h = c = np.zeros(HIDDEN)
     for rollout, state in zip(rollouts, states, strict=True):
-        if rollout.first:
+        if rollout.first[0]:
             h = c = np.zeros(HIDDEN)
         for mine, kept in ((rollout.start, state), ((h[None], c[None]), state)):
             np.testing.assert_allclose(np.stack([np.asarray(x) for x in mine]), np.stack(kept), atol=1e-6)
         for obs in rollout.obs:
             _, _, h, c = naive.step(obs.astype(np.float64), h, c)
-    assert [r.first for r in rollouts] == [True, False, False, True, True]
+    assert [r.first for r in rollouts] == [(True,), (False,), (False,), (True,), (True,)]
 
 
 def test_a_rollout_seen_again_at_once_gives_the_policies_with_which_it_was_played():
@@ -454,31 +305,36 @@ def test_without_rl_nothing_is_staged_for_it_but_distillation_goes_on():
 # Saved states
 
 
-def test_a_saved_and_loaded_agent_goes_on_as_if_nothing_had_been(tmp_path):
+@pytest.mark.parametrize("games", [1, 3])
+def test_a_saved_and_loaded_agent_goes_on_as_if_nothing_had_been(games, tmp_path):
     """Through a file, in the middle of an episode, into an agent of other experience."""
     lengths = [9, 5]
-    agent, _ = build()
-    loop = EnvLoop(env=Path(lengths, False), seed_of=lambda episode: episode, discount=GAMMA)
+    agent, _ = build(games=games)
+    loops = [path_loop(lengths, game) for game in range(games)]
     for _ in range(2):
-        explore_rollout(loop, agent, 4)
-    checkpoint.write_file(tmp_path, "rank0000.h5", {"agent": agent.state(), "loop": loop.state()})
+        explore_rollout(loops, agent, 4)
+    states = {str(game): loop.state() for game, loop in enumerate(loops)}
+    checkpoint.write_file(tmp_path, "rank0000.h5", {"agent": agent.state(), "games": states})
 
-    other, _ = build()
-    play(other, [3], truncated=False, count=5)
+    other, _ = build(games=games)
+    explore_rollout([path_loop([3], game) for game in range(games)], other, 5)
     saved = checkpoint.load_file(tmp_path / "rank0000.h5")
     other.load_state(saved["agent"])
     other.load_weights(agent.flat.values.numpy())
-    resumed = EnvLoop(env=Path(lengths, False), seed_of=lambda episode: episode, discount=GAMMA)
-    resumed.load_state(saved["loop"])
-    assert not saved["agent"]["first"]
+    resumed = [path_loop(lengths, game) for game in range(games)]
+    for game, again in enumerate(resumed):
+        again.load_state(saved["games"][str(game)])
+    assert not saved["agent"]["first"][0]
 
     for _ in range(6):
-        one, ended = explore_rollout(loop, agent, 4)
+        one, ended = explore_rollout(loops, agent, 4)
         two, ended_too = explore_rollout(resumed, other, 4)
         for name in ("obs", "actions", "rewards"):
             assert getattr(one, name).tobytes() == getattr(two, name).tobytes()
         assert [part.numpy().tobytes() for part in one.start] == [part.numpy().tobytes() for part in two.start]
-        assert (one.bootstrap, one.first, ended) == (two.bootstrap, two.first, ended_too)
+        for name in ("lengths", "bootstrap", "first"):
+            assert getattr(one, name) == getattr(two, name)
+        assert ended == ended_too
     assert differences(agent.state(), other.state()) == []
 
 
@@ -554,12 +410,3 @@ def test_two_infinities_do_not_hide_each_other():
     gradient[:2] = math.inf, -math.inf
     with pytest.raises(NonFiniteError):
         store_of(agent).apply("distill", gradient)
-
-
-def test_the_loop_hands_each_step_to_the_agent_before_it_yields_it():
-    agent, _ = build()
-    loop = EnvLoop(env=Path([30], False), seed_of=lambda episode: episode, discount=GAMMA)
-    steps: list[Transition] = [step.transition for step in islice(loop.steps(agent), 5)]
-    rollout = agent.finish(over=False)
-    assert rollout.obs.tobytes() == np.stack([step.obs for step in steps]).tobytes()
-    assert agent.frames == 5

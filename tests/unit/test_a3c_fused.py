@@ -77,18 +77,18 @@ def agree(mine: Any, theirs: torch.Tensor, tolerance: float) -> None:
 
 @each_dtype
 @each_spec
-@pytest.mark.parametrize(("steps", "batch"), [(1, 1), (6, 1), (3, 3)])
-def test_all_outputs_and_all_gradients_are_autograds(spec, steps, batch, dtype, tolerance):
+@pytest.mark.parametrize("lengths", [[1], [6], [3, 3, 3], [2, 5, 1]], ids=str)
+def test_all_outputs_and_all_gradients_are_autograds(spec, lengths, dtype, tolerance):
     net = network(spec, dtype)
-    flat, obs, start = flatten(net), torch.rand(steps, batch, *spec.obs_shape, dtype=dtype), state_of(batch, dtype)
-    out, _ = net.unroll_on(obs, start)
+    obs, start = torch.rand(sum(lengths), *spec.obs_shape, dtype=dtype), state_of(len(lengths), dtype)
+    flat, out = flatten(net), net.unroll(obs, start, lengths)
     wanted = [torch.randn(part.shape, dtype=dtype) for part in out]
     torch.autograd.backward(list(out), wanted)
     reference = flat.grads.clone()
     flat.grads.fill_(7)  # nothing is added to what was there
     fused = FusedNetwork(net)
     h, c = start
-    mine = fused.unroll(obs.numpy(), (h.numpy(), c.numpy()))
+    mine = fused.unroll(obs.numpy(), (h.numpy(), c.numpy()), lengths)
     wanted[1] = wanted[1][..., None]
     fused.backward({name: part.numpy() for name, part in zip(("policy", "value", "distill"), wanted, strict=True)})
     for name, part in zip(("policy", "value", "distill"), out, strict=True):
@@ -114,12 +114,12 @@ def test_playing_on_between_an_unroll_and_its_gradient_changes_nothing():
     net = network(spec, dtype)
     flat, fused = flatten(net), FusedNetwork(net)
     start = tuple(part.numpy() for part in state_of(1, dtype))
-    obs = observations(spec, 6, 1)
+    obs = observations(spec, 6)
     found = []
     for play in (False, True):
-        out = fused.unroll(obs, start)
+        out = fused.unroll(obs, start, [6])
         if play:
-            fused.step(-obs[0], start)
+            fused.step(-obs[:1], start)
         fused.backward({"policy": np.ones_like(out["policy"])})
         found.append(flat.grads.numpy().copy())
     assert np.array_equal(*found)
@@ -128,7 +128,9 @@ def test_playing_on_between_an_unroll_and_its_gradient_changes_nothing():
 # The agent
 
 
-def build(kind: Make, spec: EnvSpec, dtype: torch.dtype, clip: float = 0.0) -> tuple[A3CAgent, list[np.ndarray]]:
+def build(
+    kind: Make, spec: EnvSpec, dtype: torch.dtype, clip: float = 0.0, games: int = 1
+) -> tuple[A3CAgent, list[np.ndarray]]:
     net, staged = network(spec, dtype), []
     flat = flatten(net)
     stepper = functools.partial(
@@ -140,7 +142,7 @@ def build(kind: Make, spec: EnvSpec, dtype: torch.dtype, clip: float = 0.0) -> t
         flat=flat,
         rl_stepper=stepper(),
         distill_stepper=stepper(),
-        explore_rng=np.random.default_rng(8),
+        explore_rngs=[np.random.default_rng(8 + game) for game in range(games)],
         rl=True,
         discount=0.9,
         gae_lambda=0.7,
@@ -152,20 +154,25 @@ def build(kind: Make, spec: EnvSpec, dtype: torch.dtype, clip: float = 0.0) -> t
     return agent, staged
 
 
-def rollout(spec: EnvSpec, dtype: torch.dtype, steps: int) -> Rollout:
+def rollout(spec: EnvSpec, dtype: torch.dtype, *lengths: int) -> Rollout:
+    steps, games = sum(lengths), len(lengths)
     rng = np.random.default_rng(steps)
-    double = dtype == torch.float64
-    rewards = rng.normal(size=steps).astype(np.float64 if double else np.float32)
-    bootstrap = 0.0 if double else 0.5  # torch's agent takes it for a float32, whatever its network is
+    rewards = rng.normal(size=steps).astype(np.float64 if dtype == torch.float64 else np.float32)
     actions = rng.integers(ACTIONS, size=steps)
-    return Rollout(observations(spec, steps), actions, rewards, state_of(1, dtype), bootstrap, first=False)
+    after = tuple(rng.normal(size=games).tolist())
+    return Rollout(
+        observations(spec, steps), actions, rewards, lengths, state_of(games, dtype), after, (False,) * games
+    )
 
 
 @each_dtype
 @each_spec
 @pytest.mark.parametrize("clip", [0.0, 0.01])
-def test_both_agents_learn_and_mimic_with_the_same_gradients_and_tell_the_same_of_it(spec, clip, dtype, tolerance):
-    lesson = rollout(spec, dtype, 9)
+@pytest.mark.parametrize("lengths", [(9,), (5, 1, 3)], ids=str)
+def test_both_agents_learn_and_mimic_with_the_same_gradients_and_tell_the_same_of_it(
+    lengths, spec, clip, dtype, tolerance
+):
+    lesson = rollout(spec, dtype, *lengths)
     aligned = 3 * torch.randn(9, ACTIONS, dtype=dtype, generator=torch.Generator().manual_seed(2))
     told, pushed, outputs = [], [], []
     for kind in (A3CAgent, FusedA3CAgent):
@@ -200,24 +207,35 @@ def test_new_weights_are_seen_by_the_next_look_at_the_same_rollout():
 
 
 @each_spec
-def test_both_agents_play_alike_from_rollout_to_rollout_and_save_the_same_state(spec):
+@pytest.mark.parametrize("games", [1, 3])
+def test_both_agents_play_alike_from_rollout_to_rollout_and_save_the_same_state(spec, games):
+    """The second rollout ends with all episodes, one of them two steps before the others."""
     played, states = [], []
+    path = observations(spec, 13, games)
     for kind in (A3CAgent, FusedA3CAgent):
-        agent, _ = build(kind, spec, torch.float32)
+        agent, _ = build(kind, spec, torch.float32, games=games)
         actions, values = [], []
-        for obs, after in zip(observations(spec, 12), np.roll(observations(spec, 12), -1, 0), strict=True):
-            actions.append(agent.act(obs))
-            agent.observe(Transition(obs, actions[-1], 1.0, 0.9, after))
-            if len(actions) % 4 == 0:
-                values.append(agent.finish(over=len(actions) == 8).bootstrap)
+        for t in range(12):
+            here = range(1 if games > 1 and 6 <= t < 8 else 0, games)
+            over = [t == (5 if games > 1 and game == 0 else 7) for game in here]
+            actions.append(agent.act(path[t, here]))
+            agent.observe(
+                [
+                    Transition(path[t, game], action, 1.0, 0.9, path[t + 1, game], last)
+                    for game, action, last in zip(here, actions[-1], over, strict=True)
+                ]
+            )
+            if t % 4 == 3:
+                values += agent.finish().bootstrap
         player = agent.player(np.random.default_rng(5))
-        played.append(actions + [player(obs) for obs in observations(spec, 8)])
+        played.append([*actions, [player(obs) for obs in path[:8, 0]]])
         states.append((agent.state(), values))
     assert played[0] == played[1]
     (theirs, theirs_values), (mine, mine_values) = states
     assert mine_values == pytest.approx(theirs_values, rel=1e-4)
-    assert mine["explore_rng"] == theirs["explore_rng"]
+    assert len(mine_values) == 3 * games
+    assert mine["explore_rngs"] == theirs["explore_rngs"]
     for part in "hc":
         agree(mine[part], torch.from_numpy(theirs[part]), 1e-5)
     agent.load_state(mine)
-    assert agent.act(observations(spec, 1)[0]) in range(ACTIONS)
+    assert all(action in range(ACTIONS) for action in agent.act(path[0]))

@@ -55,7 +55,7 @@ class Bench:
         while self.frames < self.limit:
             yield self.frames
 
-    def record(self, rollout: Rollout, ended: Episode | None, learned: list[Metrics]) -> None:
+    def record(self, rollout: Rollout, ended: list[Episode], learned: list[Metrics]) -> None:
         self.frames += len(rollout.actions)
         self.turns.append((self.frames, set(self.staged())))
 
@@ -65,7 +65,7 @@ class Bench:
         return staged
 
     def rollout(self) -> Rollout:
-        return explore_rollout(self.worker.loop, self.worker.agent, self.worker.rollout_length)[0]
+        return explore_rollout(self.worker.games, self.worker.agent, self.worker.rollout_length)[0]
 
 
 # T1, T2, t_stop
@@ -125,7 +125,7 @@ def test_a_teacher_with_its_own_state_sees_a_cut_up_episode_as_if_it_saw_it_at_o
 
     source = options.load_file(run / "config.yaml")
     net = network_of(run, "pole", source)
-    starts = [i for i, rollout in enumerate(rollouts) if rollout.first]
+    starts = [i for i, rollout in enumerate(rollouts) if rollout.first[0]]
     assert len(starts) > 2
     longest = 0
     for start, end in zip(starts, [*starts[1:], len(rollouts)], strict=True):
@@ -136,7 +136,7 @@ def test_a_teacher_with_its_own_state_sees_a_cut_up_episode_as_if_it_saw_it_at_o
         longest = max(longest, end - start)
     assert longest > 1  # an episode of several rollouts was among them
     apart = net.unroll(scaled(rollouts[starts[1] - 1].obs), net.initial_state()).policy.detach().numpy()
-    assert longest == 1 or rollouts[starts[1] - 1].first or np.abs(apart - heard[starts[1] - 1]).max() > 1e-4
+    assert longest == 1 or rollouts[starts[1] - 1].first[0] or np.abs(apart - heard[starts[1] - 1]).max() > 1e-4
 
 
 def test_with_the_parity_switch_a_teacher_begins_each_rollout_with_the_students_state(tmp_path):
@@ -530,13 +530,13 @@ def test_a_teachers_recurrent_state_is_saved_and_loaded(tmp_path):
     config = student(tmp_path, [{"task": "pole", "checkpoint": str(run)}])
     one, two = Bench(config), Bench(config)
     rollouts = [one.rollout()]
-    while rollouts[-1].first or one.worker.agent._first:  # until one is followed by more of its episode
+    while rollouts[-1].first[0] or one.worker.agent._first[0]:  # until one is followed by more of its episode
         one.worker.transfers[0].logits(rollouts[-1])
         rollouts.append(one.rollout())
     one.worker.transfers[0].logits(rollouts[-1])
     two.worker.transfers[0].load_state(one.worker.transfers[0].state())
     after = one.rollout()
-    assert not after.first
+    assert not after.first[0]
     heard = [bench.worker.transfers[0].logits(after) for bench in (one, two)]
     assert torch.equal(*heard)
     assert differences(one.worker.transfers[0].state(), two.worker.transfers[0].state()) == []

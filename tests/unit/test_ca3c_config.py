@@ -164,8 +164,12 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a seed of forty digits": ({"seed": int("9" * 40)}, ["seed", "out of range"]),
     "a GPU": ({"runtime": {"device": "cuda"}}, ["runtime.device", "cpu"]),
     "a name that leaves the folder": ({"name": "../x"}, ["name", "../x"]),
-    "several games in a worker": ({"tasks": [{**POLE, "env": {**POLE["env"], "copies": 2}}]}, ["tasks.env.copies"]),
-    "one game for all workers": ({"tasks": [{**POLE, "env": {**POLE["env"], "shared": True}}]}, ["tasks.env.shared"]),
+    "no game in a worker": ({"tasks": [{**POLE, "env": {**POLE["env"], "copies": 0}}]}, ["tasks.env.copies", "0"]),
+    "half a game in a worker": ({"tasks": [{**POLE, "env": {**POLE["env"], "copies": 1.5}}]}, ["copies", "1.5"]),
+    "one game for all workers": (
+        {"tasks": [{**POLE, "env": {**POLE["env"], "shared": True}}]},
+        ["tasks.env.shared", "tasks.env.copies"],
+    ),
     "a game that does not exist": (
         {"tasks": [{**PONG, "env": {"id": "mpi_ltcr/Atari-v0", "kwargs": {"game": "Pongg"}}}]},
         ["Pongg", "did you mean pong"],
@@ -254,6 +258,12 @@ def test_a_plan_with_a_teacher_that_is_not_there_is_refused_in_one_line(here, ca
     assert err == (
         "mpi-ltcr: error: tasks.teachers.checkpoint: runs/small-a3c-pong is not a run directory (no config.yaml)\n"
     )
+
+
+def test_a_plan_tells_how_many_games_a_worker_plays(here, capfd):
+    for copies, words in ((1, ", worker 0\n"), (8, ", worker 0 in 8 games\n")):
+        cli.main(["train", "small-a3c-pong", "--tasks", f"[{{env: {{copies: {copies}}}}}]", "--plan"])
+        assert words in capfd.readouterr().out
 
 
 def test_numbers_out_of_range_are_found_in_tasks_too():

@@ -81,8 +81,10 @@ def duo(tmp_path: Path) -> Path:
         server = Recorder(path=directory.logs / f"server{task:04d}.h5", attributes={**attributes, "agent": task})
         for push in range(1, 5):
             row = {"worker": 2 + task, "staleness": task + push % 2, "queue": 1, "steps": 10, "bytes": 100}
-            row |= {"episode_return": 10.0 * push} if push > 2 else {}
-            server.add("pushes", frames=10 * push + task, updates=push, wall_s=0.5 * push, **row)
+            clocks = {"frames": 10 * push + task, "updates": push, "wall_s": 0.5 * push}
+            server.add("pushes", **clocks, **row)
+            if push > 2:
+                server.add("returns", **clocks, worker=2 + task, **{"return": 10.0 * push})
         server.publish()
         worker = Recorder(path=directory.log(2 + task), attributes={**attributes, "agent": 2 + task})
         traffic = {"steps": 10, "bytes_sent": 100, "bytes_received": 100, "work_s": 3.0, "wait_s": 1.0}

@@ -58,7 +58,7 @@ def server_of(comm: MPI.Intracomm, store: Counters, guests: int = 0, **options: 
     """On rank 0, for all other ranks; the last ones are guests."""
     ranks = list(range(1, comm.size))
     workers = ranks[: len(ranks) - guests]
-    settings = {"limit": NEVER, "save_every": NEVER, "patience_s": PATIENCE_S, **options}
+    settings = {"games": 3, "limit": NEVER, "save_every": NEVER, "patience_s": PATIENCE_S, **options}
     return ParameterServer(
         comm=comm, store=store, workers=workers, guests=ranks[len(workers) :], sizes=store.sizes, **settings
     )
@@ -85,7 +85,7 @@ def under_load(comm: MPI.Intracomm, slowness: float = 1) -> None:
         server = server_of(comm, store, limit=400 * comm.size)
         pushes: list[Push] = []
         frames: list[int] = []
-        server.on_push = lambda push: (pushes.append(push), frames.append(server.frames))
+        server.on_push = lambda push, returns: (pushes.append(push), frames.append(server.frames))
         serve(server)
         _check_ledger(ledger.gather(None), store, server, pushes, frames)
         return
@@ -136,6 +136,10 @@ def slow_worker(comm: MPI.Intracomm) -> None:
 # What is told of a push
 
 
+RETURNS = [7.5, -0.1, 1e300]
+"""Of three games that ended in one rollout."""
+
+
 def staleness_and_queue(comm: MPI.Intracomm) -> None:
     """Pushes in a given order, then two at once."""
     baton = comm.Dup()
@@ -143,7 +147,8 @@ def staleness_and_queue(comm: MPI.Intracomm) -> None:
     if comm.rank == 0:
         server = server_of(comm, Counters(comm.size))
         pushes: list[Push] = []
-        server.on_push = pushes.append
+        told_returns: list[list[float]] = []
+        server.on_push = lambda push, returns: (pushes.append(push), told_returns.append(returns))
         serve(server, lambda: sum(server.received.values()) == 2)  # both have the first weights
         for number, rank in enumerate(order):
             baton.send("push", rank)
@@ -159,9 +164,9 @@ def staleness_and_queue(comm: MPI.Intracomm) -> None:
         last = [(push.worker, push.staleness) for push in pushes[-2:]]  # who of the two comes first is open
         assert last in ([(1, 2), (2, 1)], [(2, 0), (1, 3)])
         assert [push.queue for push in pushes] == [1] * len(order) + [2, 1]
-        assert [push.bytes for push in pushes] == [REQUEST_HEADER.itemsize + 4 * comm.size] * len(pushes)
-        assert [push.episode_return for push in pushes if push.worker == 2] == [7.5] * 4
-        assert all(np.isnan(push.episode_return) for push in pushes if push.worker == 1)
+        plain = REQUEST_HEADER.itemsize + 4 * comm.size
+        assert [push.bytes for push in pushes] == [plain + 8 * 3 * (push.worker == 2) for push in pushes]
+        assert told_returns == [RETURNS if push.worker == 2 else [] for push in pushes]
         return
     link = link_of(comm)
 
@@ -177,7 +182,7 @@ def staleness_and_queue(comm: MPI.Intracomm) -> None:
     while not reply.order & STOP:
         baton_passed.append(baton.recv(source=0))
         link.stage("rl", one(comm.rank, comm.size))
-        reply = link.exchange(1, episode_return=7.5 if comm.rank == 2 else float("nan"))
+        reply = link.exchange(1, returns=RETURNS if comm.rank == 2 else ())
 
 
 def stop_asked_by_a_worker(comm: MPI.Intracomm) -> None:
@@ -224,12 +229,12 @@ def fresh(comm: MPI.Intracomm) -> Iterator[tuple[MPI.Intracomm, Counters | None,
 
 
 def push_message(link: ServerLink, comm: MPI.Intracomm) -> np.ndarray:
-    return link._message(1, one(comm.rank, comm.size), 4, 2.5)
+    return link._message(1, one(comm.rank, comm.size), 4, [2.5])
 
 
 def damaged_requests(comm: MPI.Intracomm) -> None:
     """One flipped bit anywhere: nothing is applied, and the rank is named."""
-    for place in range(REQUEST_HEADER.itemsize + 4 * comm.size):
+    for place in range(REQUEST_HEADER.itemsize + 8 + 4 * comm.size):
         with fresh(comm) as (lane, store, server):
             if comm.rank == 1:
                 message = push_message(link_of(lane), comm)
@@ -243,7 +248,7 @@ def damaged_requests(comm: MPI.Intracomm) -> None:
 
 
 def requests_of_wrong_length(comm: MPI.Intracomm) -> None:
-    size = REQUEST_HEADER.itemsize + 4 * comm.size
+    size = REQUEST_HEADER.itemsize + 8 + 4 * comm.size
     for length in (0, 3, REQUEST_HEADER.itemsize - 1, REQUEST_HEADER.itemsize, size - 4, size + 4):
         with fresh(comm) as (lane, store, server):
             if comm.rank == 1:
@@ -280,7 +285,7 @@ def gradients_of_wrong_size(comm: MPI.Intracomm) -> None:
     for content, numbers in ((1, 1), (3, comm.size), (2, 2 * comm.size), (4, comm.size)):
         with fresh(comm) as (lane, store, server):
             if comm.rank == 1:
-                lane.Send(link_of(lane)._message(content, np.ones(numbers, np.float32), 4, 0.0), 0, wire.REQUEST)
+                lane.Send(link_of(lane)._message(content, np.ones(numbers, np.float32), 4, ()), 0, wire.REQUEST)
             elif server and store:
                 assert f"has {numbers} numbers, its content says" in complaint(lambda server=server: serve(server))
                 assert not store.values.any()
@@ -359,7 +364,7 @@ def guests(comm: MPI.Intracomm) -> None:
         store = Counters(comm.size)
         server = server_of(comm, store, guests=comm.size - 2, limit=60, patience_s=0.4)
         pushes: list[Push] = []
-        server.on_push = pushes.append
+        server.on_push = lambda push, returns: pushes.append(push)
         finished: list[float] = []
         serve(server, lambda: not server.workers_left)
         finished.append(time.monotonic())
@@ -618,7 +623,7 @@ def shared(comm: MPI.Intracomm) -> None:
     if comm.rank == 0:
         store = Counters(ranks)
         server = ParameterServer(
-            comm=comm, store=store, workers=list(range(ranks)), guests=[], sizes=store.sizes, limit=200,
+            comm=comm, store=store, workers=list(range(ranks)), guests=[], sizes=store.sizes, games=1, limit=200,
             save_every=NEVER, patience_s=PATIENCE_S,
         )  # fmt: skip
         idle_: Callable[[], object] = server.poll
