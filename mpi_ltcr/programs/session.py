@@ -178,15 +178,8 @@ class Session:
             for (state, feature), value in np.ndenumerate(self.member.probe_states.reshape(len(masses), -1)):
                 self._row("probe_states", self.frames, state=state, feature=feature, value=value)
         for (state, action, atom), mass in np.ndenumerate(masses):
-            self._row(
-                "distributions",
-                self.frames,
-                state=state,
-                action=action,
-                atom=atom + 1,
-                z=support[atom],
-                probability=mass,
-            )
+            place = {"state": state, "action": action, "atom": atom + 1, "z": support[atom]}
+            self._row("distributions", self.frames, **place, probability=mass)
 
     # Log and status
 
