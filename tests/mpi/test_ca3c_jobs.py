@@ -111,12 +111,16 @@ def test_the_log_tells_waiting_work_and_bytes_of_each_rollout(mpirun, tmp_path):
     size = 4 * store["network"]
     steps = 0
     for rank in (1, 2):
-        rollouts = log(tmp_path / "run", f"agent{rank:04d}.h5").table("rollouts")
-        assert set(rollouts["bytes_sent"]) == set(rollouts["bytes_received"]) == {40 + size}
+        mine = log(tmp_path / "run", f"agent{rank:04d}.h5")
+        rollouts, episodes = mine.table("rollouts"), mine.table("episodes")
+        assert set(rollouts["bytes_received"]) == {40 + size}
+        ended = np.isin(rollouts["updates"], episodes["updates"])  # a return of 8 bytes goes with those
+        assert (rollouts["bytes_sent"] == 40 + size + 8 * ended).all()
+        assert ended.any()
         assert (rollouts["wait_s"] > 0).all()
         assert (rollouts["work_s"] > 0).all()
         assert ((rollouts["steps"] >= 1) & (rollouts["steps"] <= 10)).all()
         steps += rollouts["steps"].sum()
     pushes = log(tmp_path / "run", "server0000.h5").table("pushes")
-    assert set(pushes["bytes"]) == {40 + size}
+    assert set(pushes["bytes"]) == {40 + size, 48 + size}
     assert steps == pushes["frames"][-1] == pushes["steps"].sum()
