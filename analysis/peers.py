@@ -210,7 +210,8 @@ OURS: dict[str, dict[str, tuple[str, ...]]] = {
     "cartpole": {
         "mpi-ltcr C51, eager": ("--agent.backend", "eager"),
         "mpi-ltcr C51, fused": ("--agent.backend", "fused"),
-        "mpi-ltcr C51, fused, no evaluations": ("--agent.backend", "fused", "--eval.every", "1000000"),
+        "mpi-ltcr C51, compiled": ("--agent.backend", "compiled"),
+        "mpi-ltcr C51, compiled, no evaluations": ("--agent.backend", "compiled", "--eval.every", "1000000"),
     },
     "atari": {
         "mpi-ltcr C51": (),
@@ -218,7 +219,7 @@ OURS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Work -> name -> what its command line adds."""
-BASE = {"cartpole": "mpi-ltcr C51, fused", "atari": "mpi-ltcr C51"}
+BASE = {"cartpole": "mpi-ltcr C51, compiled", "atari": "mpi-ltcr C51"}
 """Work -> the contestant that all are compared with."""
 
 
@@ -287,6 +288,8 @@ def main() -> None:
     present = [name for name, (package, _) in PEERS.items() if importlib.util.find_spec(package)]
     names = [name for name in [*present, *ours] if not asked.names or name in (*asked.names, base)]
     rates = compare(asked.work, names, asked.frames - asked.frames % 40, asked.repeats, asked.batch)
+    if base not in rates:
+        parser.exit(1, f"{base} dropped out, and nothing is left to compare with\n")
     rate = median(rates[base])
     rows = [(name, round(median(seen), 1), round(rate / median(seen), 2)) for name, seen in rates.items()]
     print(f"{asked.work}, batch {asked.batch}: agent steps per CPU second; how many times {base} is faster")

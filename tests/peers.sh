@@ -10,5 +10,5 @@ if [ ! -x "$python" ]; then
         || { "${PYTHON:-python3}" -m venv --clear --without-pip .venv-peers && "${PYTHON:-python3}" -m pip --python "$python" install -q pip; }
 fi
 "$python" -m pip install -q --disable-pip-version-check -c constraints.txt \
-    tianshou stable-baselines3 sb3-contrib pfrl ".[mpich]"
+    tianshou stable-baselines3 sb3-contrib pfrl ".[mpich,compiled]"
 exec env PYTHONPATH="$PWD" "$python" analysis/peers.py "$@"
