@@ -157,7 +157,6 @@ class C51Agent:
 
     # Phases 2 and 3
 
-    @torch.no_grad()
     def answer(self, features: Features) -> np.ndarray:
         """Z at each (s, a) of `features`, (N, K), or softmax(Q / tau) at each s, (N, A): float32 masses.
 
@@ -166,10 +165,14 @@ class C51Agent:
         """
         target = self.speak_net == "target"
         if self.temperature is None:
-            masses = self._masses(features.obs, target=target)
-            return finite_answer(masses[np.arange(len(features.action)), features.action])
+            return finite_answer(self._masses_at(features, target=target))
         values = torch.from_numpy(self._values(features.obs, target=target))
         return finite_answer((values / self.temperature).softmax(-1).numpy())
+
+    def _masses_at(self, features: Features, *, target: bool) -> np.ndarray:
+        """Masses of either network at (s, a), (N, K)."""
+        masses = self._masses(features.obs, target=target)
+        return np.asarray(masses[np.arange(len(features.action)), features.action])
 
     def mimic(self, lesson: Lesson) -> Metrics:
         """One step on Eq. 6, of values or of policies; the teacher is held constant.

@@ -41,10 +41,16 @@ class CompiledC51Agent(FusedC51Agent):
         masses /= masses.sum(-1, keepdims=True)
         return masses
 
+    def _masses_at(self, features: Features, *, target: bool) -> np.ndarray:
+        theta, obs = self.target_theta if target else self.theta, self._inputs(features.obs)
+        logits = kernels().look_at(theta, self.sizes, obs, features.action, len(self.z))[1]
+        powers = np.exp(logits, out=logits)
+        return np.ascontiguousarray((powers / powers.sum(0)).T)
+
     def _powers(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
         """Masses up to a factor for each action, (A K, B)."""
-        values = self.target_theta if target else self.theta
-        logits = kernels().look(values, self.sizes, self._inputs(obs), len(self.z))
+        theta = self.target_theta if target else self.theta
+        logits = kernels().look(theta, self.sizes, self._inputs(obs), len(self.z))
         return np.asarray(np.exp(logits, out=logits))
 
     def _target(self, batch: Transition) -> tuple[np.ndarray, float]:

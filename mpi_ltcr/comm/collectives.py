@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from itertools import count
 from types import CodeType
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -47,6 +48,7 @@ HEADER = np.dtype(
         ("crc", "<u4"),  # of all the rest of the message
     ]
 )
+FIELDS: tuple[str, ...] = HEADER.names or ()
 FIXED_POINT, TAIL = 2.0**48, 4
 """Of `Service.total`: steps in 1, and the integers behind its payload that are checked."""
 
@@ -244,21 +246,21 @@ class Service:
             WireError: naming the rank whose message is not the one that was due, and both call sites.
         """
         for rank, message in zip(count() if ranks is None else ranks, box, strict=False):
-            head = message[: HEADER.itemsize].view(HEADER)[0]
-            if (int(head["magic"]), int(head["version"])) != (MAGIC, VERSION):
+            head = dict(zip(FIELDS, message[: HEADER.itemsize].view(HEADER).item(), strict=True))
+            if (head["magic"], head["version"]) != (MAGIC, VERSION):
                 raise WireError(
                     f"message of rank {rank}: of another program or another version of this one; start all ranks alike"
                 )
             size = message.size - HEADER.itemsize
-            if int(head["bytes"]) == size and int(head["crc"]) != _checksum(message):
+            if head["bytes"] == size and head["crc"] != _checksum(message):
                 raise WireError(f"message of rank {rank} was damaged on its way (crc differs)")
             self._check_due(rank, head, like, size, operation)
         body = np.ascontiguousarray(box[:, HEADER.itemsize :])
         return body.view(like.dtype).reshape(len(box), *like.shape)
 
-    def _check_due(self, rank: int, head: np.void, like: np.ndarray, size: int, operation: int) -> None:
+    def _check_due(self, rank: int, head: dict[str, Any], like: np.ndarray, size: int, operation: int) -> None:
         """Raise WireError unless this is the message of the collective that was due, from whom it was due."""
-        told = tuple(int(head[name]) for name in ("operation", "round", "ledger", "bytes", "item"))
+        told = head["operation"], head["round"], head["ledger"], head["bytes"], head["item"]
         due = (operation, self.round - 1, self.ledger, size, like.dtype.itemsize)
         if told != due or head["kind"] != like.dtype.kind.encode():
             theirs = f"{NAMES.get(told[0], told[0])} at {head['site'].decode(errors='replace')}, round {told[1]}"
@@ -268,5 +270,5 @@ class Service:
             told_by = f"message of rank {rank} is of {theirs}, due here: {ours} ({sizes})"
             raise WireError(f"the ranks' collectives are out of step: {told_by}")
         source = 0 if operation == BCAST else rank
-        if self.agents[source] not in (-1, int(head["agent"])):
+        if self.agents[source] not in (-1, head["agent"]):
             raise WireError(f"message of rank {rank} is agent {head['agent']}'s; it was delivered twice")

@@ -10,6 +10,7 @@ Every rank computes the whole table, and the same one: it depends on nothing but
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -75,7 +76,7 @@ class Topology:
     @property
     def recent(self) -> float:
         """This agent's recent return."""
-        return float(np.mean(self._returns)) if self._returns else -np.inf
+        return math.fsum(self._returns) / len(self._returns) if self._returns else -np.inf
 
     def teachers(self, returns: np.ndarray) -> np.ndarray:
         """The table of this round, (N, k)."""
