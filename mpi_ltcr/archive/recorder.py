@@ -15,6 +15,9 @@ import numpy as np
 from mpi_ltcr.archive.atomic import open_hdf5, write_hdf5
 from mpi_ltcr.archive.schema import FORMAT, FORMAT_VERSION, TABLES, columns
 
+SMALLEST = 64
+"""Rows for which a table has room at first."""
+
 
 class Table:
     """Growing columns of equal length."""
@@ -23,13 +26,15 @@ class Table:
         self.columns = columns(name)
         self.rows = 0
         self._text: dict[str, list[str]] = {n: [] for n, c in self.columns.items() if c.dtype == "text"}
-        self._data = {n: np.empty(64, c.dtype) for n, c in self.columns.items() if c.dtype != "text"}
+        self._room = SMALLEST
+        self._data = {n: np.empty(self._room, c.dtype) for n, c in self.columns.items() if c.dtype != "text"}
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row; a number that is absent is NaN, an absent text is empty."""
+        if self.rows == self._room:
+            self._room *= 2
+            self._data = {name: np.resize(column, self._room) for name, column in self._data.items()}
         for name, column in self._data.items():
-            if self.rows == len(column):
-                self._data[name] = column = np.resize(column, 2 * len(column))
             column[self.rows] = row.get(name, np.nan)
         for name, lines in self._text.items():
             lines.append(str(row.get(name, "")))
@@ -41,9 +46,9 @@ class Table:
 
     def replace(self, content: dict[str, Any], rows: int) -> None:
         """Take the first `rows` of each column of `content` as what has been recorded so far."""
-        self.rows = rows
+        self.rows, self._room = rows, max(SMALLEST, rows)
         for name in self._data:
-            self._data[name] = np.resize(np.asarray(content[name][:rows], self._data[name].dtype), max(64, rows))
+            self._data[name] = np.resize(np.asarray(content[name][:rows], self._data[name].dtype), self._room)
         for name in self._text:
             self._text[name] = [str(value) for value in content[name][:rows]]
 
@@ -77,13 +82,16 @@ class Recorder:
         file.attrs.update(self.attributes)
         for name, table in self.tables.items():
             group = file.create_group(name, track_order=True)
+            datasets = []
             for column, meta in table.columns.items():
                 dtype = h5py.string_dtype() if meta.dtype == "text" else None
                 dataset = group.create_dataset(column, data=table.column(column), dtype=dtype)
                 dataset.attrs["units"], dataset.attrs["long_name"] = meta.units, meta.long_name
-            group["frames"].make_scale("frames")  # so that xarray finds the shared axis
-            for column in list(table.columns)[1:]:
-                group[column].dims[0].attach_scale(group["frames"])
+                datasets.append(dataset)
+            frames, *others = datasets
+            frames.make_scale("frames")  # so that xarray finds the shared axis
+            for dataset in others:
+                dataset.dims[0].attach_scale(frames)
 
     def rewind(self, rows: dict[str, int], source: Path | None = None) -> None:
         """Take over the published log, cut to `rows` of each table, so that after a resume each step appears once.

@@ -124,7 +124,7 @@ class Session:
             self._log_parts(e, frames, evaluation=False)
         if digested or revisited:
             told = revisited[-1] if revisited else {}
-            means = {k: float(np.mean([m[k] for m in revisited])) for k in MEANS if k in told}
+            means = {k: sum(m[k] for m in revisited) / len(revisited) for k in MEANS if k in told}
             last = {k: told[k] for k in ("q_mean", "clipped_fraction") if k in told}
             first = digested[0] if digested else {}
             self._row("train", frames, **means, **last, **first, epsilon=self.member.agent.epsilon)
