@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import nn
 
@@ -11,12 +9,11 @@ from mpi_ltcr import assembly_c51
 from mpi_ltcr.agents.actor_critic import ActorCriticAgent
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.assembly_c51 import HIDDEN, TORSOS
-from mpi_ltcr.config import ActorCriticConfig, AgentConfig, Config
+from mpi_ltcr.config import ActorCriticConfig, AgentConfig, Config, TransferConfig
 from mpi_ltcr.interfaces import EnvSpec
 from mpi_ltcr.nets.flat import flatten
 from mpi_ltcr.nets.policy import PolicyNetwork
 from mpi_ltcr.seeds import SeedTree
-from mpi_ltcr.steppers import LocalAdam
 
 TeamAgent = C51Agent | ActorCriticAgent
 
@@ -38,28 +35,30 @@ def build_agent(
     """
     settings, seeds, transfer = config.agent_of(index), SeedTree(config.seed), config.transfer
     if isinstance(settings, ActorCriticConfig):
-        return build_actor_critic(settings, spec, seeds, index, device, rollout=config.round_frames)
-    temperature = float(transfer.temperature) if transfer.lesson == "policy" else None
-    return assembly_c51.build_c51(
-        settings, spec, seeds, index, device, eval_epsilon, transfer.speak_net, precision, temperature
-    )
+        return build_actor_critic(settings, spec, seeds, index, device, transfer, rollout=config.round_frames)
+    return assembly_c51.build_c51(settings, spec, seeds, index, device, eval_epsilon, transfer, precision)
 
 
 def build_actor_critic(
-    settings: ActorCriticConfig, spec: EnvSpec, seeds: SeedTree, index: int, device: torch.device, *, rollout: int
+    settings: ActorCriticConfig,
+    spec: EnvSpec,
+    seeds: SeedTree,
+    index: int,
+    device: torch.device,
+    transfer: TransferConfig,
+    *,
+    rollout: int,
 ) -> ActorCriticAgent:
     """Agent number `index`, an actor-critic that learns from `rollout` steps at once."""
     net = build_policy_net(settings, spec, torch.Generator().manual_seed(seeds.integer(index, "weights"))).to(device)
     flat = flatten(net)
-    stepper = functools.partial(
-        LocalAdam, flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
-    )
+    revisit_stepper, digest_stepper = assembly_c51.build_steppers(flat, settings, transfer)
     return ActorCriticAgent(
         spec=spec,
         net=net,
         flat=flat,
-        revisit_stepper=stepper(name="revisit"),
-        digest_stepper=stepper(name="digest"),
+        revisit_stepper=revisit_stepper,
+        digest_stepper=digest_stepper,
         explore_rng=seeds.generator(index, "explore"),
         rollout=rollout,
         discount=settings.discount,

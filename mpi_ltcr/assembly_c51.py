@@ -12,7 +12,7 @@ from torch import nn
 from mpi_ltcr.agents import AGENTS, OPTIMISERS
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.agents.c51_compiled import kernels
-from mpi_ltcr.config import ActorCriticConfig, C51Config, ConfigError
+from mpi_ltcr.config import AgentConfig, C51Config, ConfigError, TransferConfig
 from mpi_ltcr.formulas import categorical, schedules
 from mpi_ltcr.interfaces import EnvSpec
 from mpi_ltcr.memory.dense import DenseStore
@@ -21,11 +21,12 @@ from mpi_ltcr.memory.prioritised import PrioritisedOrder
 from mpi_ltcr.memory.replay import Order, Replay
 from mpi_ltcr.memory.uniform import UniformOrder
 from mpi_ltcr.nets.atoms import AtomNetwork
-from mpi_ltcr.nets.flat import flatten
+from mpi_ltcr.nets.flat import FlatParameters, flatten
 from mpi_ltcr.nets.heads import Dueling, Layer, Stream
 from mpi_ltcr.nets.noisy import Noise, NoisyLinear
 from mpi_ltcr.nets.torsos import MLP, NATURE_FEATURES, Identity, Nature, linear
 from mpi_ltcr.seeds import SeedTree
+from mpi_ltcr.steppers import FlatAdam, LocalAdam
 
 
 def build_c51(
@@ -35,9 +36,8 @@ def build_c51(
     index: int,
     device: torch.device,
     eval_epsilon: float,
-    speak_net: str,
+    transfer: TransferConfig,
     precision: str = "fp32",
-    temperature: float | None = None,
 ) -> C51Agent:
     """Agent number `index`, with weights drawn from its own branch of the seed tree; it computes in `precision`."""
     agent = _c51_class(settings, spec, device)
@@ -46,9 +46,7 @@ def build_c51(
     net.bf16 = target_net.bf16 = precision == "bf16"
     flat, target_flat = flatten(net), flatten(target_net)
     noise_rng = seeds.generator(index, "noise")
-    stepper = functools.partial(
-        OPTIMISERS[settings.backend], flat=flat, lr=settings.lr, eps=settings.adam_eps, grad_clip=settings.grad_clip
-    )
+    revisit_stepper, digest_stepper = build_steppers(flat, settings, transfer, OPTIMISERS[settings.backend])
     return agent(
         spec=spec,
         net=net,
@@ -57,8 +55,8 @@ def build_c51(
         target_flat=target_flat,
         support=categorical.support(settings.vmin, settings.vmax, settings.atoms, device=device),
         replay=build_replay(settings, spec, seeds.generator(index, "replay")),
-        revisit_stepper=stepper(name="revisit"),
-        digest_stepper=stepper(name="digest"),
+        revisit_stepper=revisit_stepper,
+        digest_stepper=digest_stepper,
         explore_rng=seeds.generator(index, "explore"),
         noise=Noise(net=net, rng=noise_rng),
         target_noise=Noise(net=target_net, rng=noise_rng),
@@ -70,9 +68,19 @@ def build_c51(
         epsilon_end=settings.epsilon_end,
         epsilon_frames=settings.epsilon_frames,
         eval_epsilon=eval_epsilon,
-        speak_net=speak_net,
-        temperature=temperature,
+        speak_net=transfer.speak_net,
+        temperature=float(transfer.temperature) if transfer.lesson == "policy" else None,
     )
+
+
+def build_steppers(
+    flat: FlatParameters, settings: AgentConfig, transfer: TransferConfig, optimiser: type[LocalAdam] = LocalAdam
+) -> tuple[LocalAdam, LocalAdam]:
+    """What Revisit and what Digest drive the weights with."""
+    adam, other = (FlatAdam(values=flat.values, lr=settings.lr, eps=settings.adam_eps) for _ in range(2))
+    stepper = functools.partial(optimiser, flat=flat, grad_clip=settings.grad_clip)
+    shared = transfer.digest_adam == "shared"
+    return stepper(adam=adam, name="revisit"), stepper(adam=adam if shared else other, name="digest")
 
 
 def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Callable[..., C51Agent]:
@@ -147,7 +155,7 @@ TORSOS: dict[str, Callable[[EnvSpec, tuple[int, ...], torch.Generator], MLP | Id
 }
 """Layers between observation and atoms, by the name in the configuration."""
 
-HIDDEN: dict[str, Callable[[C51Config | ActorCriticConfig], tuple[int, ...]]] = {
+HIDDEN: dict[str, Callable[[AgentConfig], tuple[int, ...]]] = {
     "mlp": lambda settings: settings.hidden,
     "linear": lambda settings: (),
     "nature": lambda settings: (NATURE_FEATURES,),

@@ -88,18 +88,19 @@ def accepted(flat: FlatParameters, norm: float, loss: torch.Tensor | float, grad
 
 
 class LocalAdam:
-    """A local optimiser, with its own moments and its own clip.
+    """A local optimiser with its own clip.
 
-    Several steppers may drive the same parameters: LTCR's Digest and Revisit have separate moments, as FedMD does.
+    Several steppers may drive the same parameters, LTCR's Revisit and Digest do: each with moments of its own, or both
+    with the same ones.
 
     Args:
+        adam: over `flat`'s values.
         grad_clip: largest global gradient norm; 0 = never clipped.
         name: of the loss, for error messages.
     """
 
-    def __init__(self, *, flat: FlatParameters, lr: float, eps: float, grad_clip: float, name: str) -> None:
-        self.flat, self.grad_clip, self.name = flat, float(grad_clip), name
-        self.adam = FlatAdam(values=flat.values, lr=lr, eps=eps)
+    def __init__(self, *, flat: FlatParameters, adam: FlatAdam, grad_clip: float, name: str) -> None:
+        self.flat, self.adam, self.grad_clip, self.name = flat, adam, float(grad_clip), name
 
     def step(self, loss: torch.Tensor) -> float:
         """One descent step on a scalar loss; returns the global gradient norm before clipping.

@@ -60,7 +60,7 @@ def c51_pieces(preset: str) -> list[Piece]:
     for backend in BACKENDS:
         try:
             agent = assembly_c51.build_c51(
-                _with(settings, backend), spec, SeedTree(1), 0, torch.device("cpu"), 0.0, config.transfer.speak_net
+                _with(settings, backend), spec, SeedTree(1), 0, torch.device("cpu"), 0.0, config.transfer
             )
         except ConfigError:  # the other one can do it
             continue

@@ -30,7 +30,7 @@ from mpi_ltcr.nets.flat import flatten
 from mpi_ltcr.programs.job import Program, Start, together
 from mpi_ltcr.programs.listening import Expert, listen, load_expert
 from mpi_ltcr.seeds import TEAM, SeedTree
-from mpi_ltcr.steppers import LocalAdam
+from mpi_ltcr.steppers import FlatAdam, LocalAdam
 
 HELD_OUT = 0.1
 """Share of the pairs on which early stopping looks."""
@@ -134,7 +134,7 @@ def train(
         distillation.alignment_loss, temperature=float(config.temperature), direction=config.direction
     )
     flat = flatten(network)
-    adam = LocalAdam(flat=flat, lr=config.lr, eps=1e-8, grad_clip=0, name="align")
+    adam = LocalAdam(flat=flat, adam=FlatAdam(values=flat.values, lr=config.lr, eps=1e-8), grad_clip=0, name="align")
     best, losses, since = flat.values.numpy().copy(), [], 0
 
     def held_out_loss() -> float:

@@ -80,7 +80,7 @@ def make_agent(name: tuple[str, str], seed: int = 1, index: int = 0) -> Any:
         epsilon_frames=60,
         lr=0.01,
     )
-    return assembly_c51.build_c51(settings, SPEC, SeedTree(seed), index, torch.device("cpu"), 0.05, "online")
+    return assembly_c51.build_c51(settings, SPEC, SeedTree(seed), index, torch.device("cpu"), 0.05, TransferConfig())
 
 
 def some_features(count: int, seed: int = 0) -> Features:

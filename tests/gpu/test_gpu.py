@@ -18,7 +18,7 @@ from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.archive import checkpoint, reader
 from mpi_ltcr.archive.verification import verify_run
 from mpi_ltcr.assembly_c51 import build_c51
-from mpi_ltcr.config import C51Config
+from mpi_ltcr.config import C51Config, TransferConfig
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Transition
 from mpi_ltcr.seeds import SeedTree
 
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {"torso": "nature", "vmin": -10.0, "vmax": 10.0, "rep
 
 def agent(device: torch.device, precision: str = "fp32") -> C51Agent:
     """One that has seen a hundred frames of noise, the same on every device."""
-    made = build_c51(C51Config(**SETTINGS), SPEC, SeedTree(1), 0, device, 0.001, "online", precision)
+    made = build_c51(C51Config(**SETTINGS), SPEC, SeedTree(1), 0, device, 0.001, TransferConfig(), precision)
     rng = np.random.default_rng(0)
     film = rng.integers(256, size=(104, 84, 84), dtype=np.uint8)
     for t in range(100):

@@ -9,7 +9,7 @@ import torch
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.agents.qr import QRAgent
 from mpi_ltcr.assembly_c51 import build_c51
-from mpi_ltcr.config import C51Config
+from mpi_ltcr.config import C51Config, TransferConfig
 from mpi_ltcr.formulas import quantile
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Transition
 from mpi_ltcr.seeds import SeedTree
@@ -68,7 +68,7 @@ def test_its_answer_has_the_mass_and_the_mean_of_its_quantiles():
 def build(values: str, index: int = 0, **switches: object) -> C51Agent:
     tiny = {"hidden": (16,), "atoms": ATOMS, "vmin": -5.0, "vmax": 5.0, "batch": 16, "warmup": 16, "lr": 5e-3}
     settings = C51Config(returns=values, quantiles=QUANTILES, replay_capacity=500, target_period=40, **tiny, **switches)
-    return build_c51(settings, SPEC, SeedTree(1), index, torch.device("cpu"), 0.001, "online")
+    return build_c51(settings, SPEC, SeedTree(1), index, torch.device("cpu"), 0.001, TransferConfig())
 
 
 def features(count: int = 8) -> Features:

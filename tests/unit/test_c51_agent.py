@@ -19,7 +19,7 @@ from mpi_ltcr.config import C51Config, TransferConfig
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, NonFiniteError, Transition
 from mpi_ltcr.nets.flat import flatten
 from mpi_ltcr.seeds import SeedTree
-from mpi_ltcr.steppers import LocalAdam
+from mpi_ltcr.steppers import FlatAdam, LocalAdam
 from mpi_ltcr.transfer.public_memory import kl_rows
 
 torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def build(request: pytest.FixtureRequest) -> Build:
 
     def agent(index: int = 0, speak_net: str = "online", **changed: object) -> C51Agent:
         settings = C51Config(**{**vars(TINY), "backend": request.param, **changed})
-        return build_c51(settings, SPEC, SeedTree(4), index, CPU, 0.001, speak_net)
+        return build_c51(settings, SPEC, SeedTree(4), index, CPU, 0.001, TransferConfig(speak_net=speak_net))
 
     return agent
 
@@ -257,7 +257,9 @@ def test_both_sets_of_moments_are_what_two_adams_would_keep(build):
 def test_adam_over_the_flat_vector_is_adam_over_every_parameter(grad_clip, build):
     flat_net, plain = build().net, build().net
     flat = flatten(flat_net)
-    stepper = LocalAdam(flat=flat, lr=1e-2, eps=1e-4, grad_clip=grad_clip, name="test")
+    stepper = LocalAdam(
+        flat=flat, adam=FlatAdam(values=flat.values, lr=1e-2, eps=1e-4), grad_clip=grad_clip, name="test"
+    )
     parameters = [p.detach().clone().requires_grad_() for p in plain.parameters()]
     for p, own in zip(plain.parameters(), parameters, strict=True):
         p.data = own.data
@@ -493,10 +495,32 @@ def test_a_hundred_slots_are_divided_exactly_as_the_ratio_says(revisit, digest, 
 @pytest.mark.parametrize("backend", ["eager", "fused"])
 def test_values_are_the_expectations_of_the_distributions_at_the_pairs(backend):
     agent = build_c51(C51Config(hidden=(8,), atoms=5, vmin=0, vmax=4, backend=backend), SPEC, SeedTree(4), 0, CPU, 0.0,
-                      "target")  # fmt: skip
+                      TransferConfig(speak_net="target"))  # fmt: skip
     agent.target_flat.values.detach().mul_(2.0)  # whoever speaks, values are the online network's
     obs = np.random.default_rng(1).normal(size=(6, *SPEC.obs_shape)).astype(np.float32)
     action = np.arange(6) % SPEC.num_actions
     masses = agent.distributions(obs)
     expected = [sum(z * masses[n, a, z] for z in range(5)) for n, a in enumerate(action)]
     np.testing.assert_allclose(agent.values(Features(obs, action)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", ["own", "shared"])
+def test_digest_moves_the_weights_by_moments_of_its_own_or_by_those_of_revisit(kept):
+    """Against torch's Adam, one for each of the two or one for both, on the same losses in turn."""
+    settings = C51Config(hidden=(3,), atoms=5, lr=1e-2, adam_eps=1e-6)
+    agent = build_c51(settings, SPEC, SeedTree(4), 0, CPU, 0.0, TransferConfig(digest_adam=kept))
+    twin = agent.flat.values.detach().clone().requires_grad_()
+    first = torch.optim.Adam([twin], lr=1e-2, eps=1e-6)
+    second = first if kept == "shared" else torch.optim.Adam([twin], lr=1e-2, eps=1e-6)
+    for turn in range(6):
+        for stepper, adam, scale in ((agent.revisit_stepper, first, 3.0), (agent.digest_stepper, second, 1e-3)):
+            stepper.step(sum((scale * (p - turn)).square().sum() for p in agent.net.parameters()))
+            adam.zero_grad()
+            (scale * (twin - turn)).square().sum().backward()
+            adam.step()
+    np.testing.assert_allclose(agent.flat.values.detach(), twin.detach(), atol=1e-6)
+    restored = build_c51(settings, SPEC, SeedTree(5), 0, CPU, 0.0, TransferConfig(digest_adam=kept))
+    restored.load_state(agent.state())
+    for one in (agent, restored):
+        one.digest_stepper.step(sum(p.square().sum() for p in one.net.parameters()))
+    assert torch.equal(restored.flat.values, agent.flat.values)

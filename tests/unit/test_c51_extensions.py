@@ -12,7 +12,7 @@ import torch
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.assembly_c51 import build_c51
-from mpi_ltcr.config import C51Config
+from mpi_ltcr.config import C51Config, TransferConfig
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Transition
 from mpi_ltcr.memory.prioritised import SMALLEST
 from mpi_ltcr.nets.noisy import Noise
@@ -28,7 +28,7 @@ Z = np.linspace(-5, 5, ATOMS)
 def build(index: int = 0, **switches: object) -> C51Agent:
     tiny = {"hidden": (12, 8), "atoms": ATOMS, "vmin": -5.0, "vmax": 5.0, "batch": 8, "warmup": 8, "lr": 1e-2}
     settings = C51Config(**{**tiny, "replay_capacity": 60, "target_period": 10, **switches})
-    return build_c51(settings, SPEC, SeedTree(4), index, torch.device("cpu"), 0.001, "online")
+    return build_c51(settings, SPEC, SeedTree(4), index, torch.device("cpu"), 0.001, TransferConfig())
 
 
 def experience(count: int, seed: int = 0) -> list[Transition]:

@@ -18,7 +18,7 @@ from mpi_ltcr.agents import c51_kernels
 from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.agents.c51_compiled import CompiledC51Agent, kernels
 from mpi_ltcr.agents.c51_fused import FusedC51Agent, backward, forward, layers_of, log_softmax, project
-from mpi_ltcr.config import ConfigError
+from mpi_ltcr.config import ConfigError, TransferConfig
 from mpi_ltcr.formulas import categorical
 from mpi_ltcr.interaction import EnvLoop, explore
 from mpi_ltcr.interfaces import Features, Lesson
@@ -58,7 +58,9 @@ def agent_of(backend: str, *overrides: str) -> C51Agent:
     """An agent on CartPole that has explored 300 frames."""
     config, _ = options.load(["ltcr-cartpole-alone", "--agent.backend", backend, "--agent.warmup", "50", *overrides])
     env = envs.make(config.env.id, {})
-    agent = assembly_c51.build_c51(config.agent, envs.spec_of(config.env.id, env), SeedTree(3), 0, CPU, 0.001, "online")
+    agent = assembly_c51.build_c51(
+        config.agent, envs.spec_of(config.env.id, env), SeedTree(3), 0, CPU, 0.001, TransferConfig()
+    )
     explore(EnvLoop(env=env, seed_of=lambda k: 7 + k, discount=0.99), agent, 300)
     return agent
 
@@ -154,7 +156,7 @@ def test_a_backend_by_hand_is_refused_where_it_cannot_compute(backend: str) -> N
     config, _ = options.load(["ltcr-cartpole-alone", "--agent.backend", backend])
     spec = envs.spec_of(config.env.id, envs.make(config.env.id, {}))
     with pytest.raises(ConfigError, match=rf"agent\.backend: {backend} .*agent\.backend: eager"):
-        assembly_c51.build_c51(config.agent, spec, SeedTree(1), 0, torch.device("meta"), 0.001, "online")
+        assembly_c51.build_c51(config.agent, spec, SeedTree(1), 0, torch.device("meta"), 0.001, config.transfer)
 
 
 def test_vectors_of_another_network_are_refused() -> None:

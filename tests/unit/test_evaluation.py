@@ -34,7 +34,8 @@ def unlearned(run: Path, rules: str) -> Path:
     config = load("--env.kwargs.rules", rules, "--env.copies", "1")
     spec = member_of(load()).spec._replace(obs_shape=(18,))
     agents = [
-        assembly_c51.build_c51(config.agent, spec, SeedTree(2), i, torch.device("cpu"), 0.0, "online") for i in (0, 1)
+        assembly_c51.build_c51(config.agent, spec, SeedTree(2), i, torch.device("cpu"), 0.0, config.transfer)
+        for i in (0, 1)
     ]
     return save_run(run, config, *agents)
 

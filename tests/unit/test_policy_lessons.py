@@ -12,7 +12,7 @@ from mpi_ltcr.agents.actor_critic import ActorCriticAgent, unbroken
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.assembly_agents import build_actor_critic
 from mpi_ltcr.assembly_c51 import build_c51
-from mpi_ltcr.config import ActorCriticConfig, C51Config
+from mpi_ltcr.config import ActorCriticConfig, C51Config, TransferConfig
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, NonFiniteError, Transition
 from mpi_ltcr.seeds import SeedTree
 
@@ -21,16 +21,17 @@ torch.set_num_threads(1)
 ACTIONS, TAU = 3, 0.7
 SPEC = EnvSpec((4,), np.dtype(np.float32), ACTIONS)
 CPU = torch.device("cpu")
-KINDS = ("eager", "fused", "quantiles", "actor_critic")
+POLICY = TransferConfig(lesson="policy", temperature=TAU)
+KINDS = ("eager", "fused", "compiled", "quantiles", "actor_critic")
 
 
 def build(kind: str, index: int = 0, **changes: object):
     if kind == "actor_critic":
         settings = ActorCriticConfig(**{"hidden": (12,), "lr": 1e-2, "grad_clip": 0.0, **changes})
-        return build_actor_critic(settings, SPEC, SeedTree(4), index, CPU, rollout=10)
+        return build_actor_critic(settings, SPEC, SeedTree(4), index, CPU, POLICY, rollout=10)
     own = {"returns": "quantiles"} if kind == "quantiles" else {"backend": kind}
     tiny = {"hidden": (12,), "atoms": 11, "vmin": -3.0, "vmax": 3.0, "batch": 8, "warmup": 8, "lr": 1e-2}
-    return build_c51(C51Config(**{**tiny, **own}), SPEC, SeedTree(4), index, CPU, 0.0, "online", temperature=TAU)
+    return build_c51(C51Config(**{**tiny, **own}), SPEC, SeedTree(4), index, CPU, 0.0, POLICY)
 
 
 @pytest.fixture(params=KINDS)

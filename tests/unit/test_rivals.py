@@ -156,7 +156,8 @@ def test_a_frozen_team_flies_each_ship_by_the_agent_of_its_number_or_by_the_only
     pair = load("--env.kwargs.rules", "{team_size: 2}")
     spec = member_of(load()).spec._replace(obs_shape=(18,))
     agents = [
-        assembly_c51.build_c51(pair.agent, spec, SeedTree(8), i, torch.device("cpu"), 0.0, "online") for i in (0, 1)
+        assembly_c51.build_c51(pair.agent, spec, SeedTree(8), i, torch.device("cpu"), 0.0, pair.transfer)
+        for i in (0, 1)
     ]
     for crew in (agents, agents[1:]):
         run = save_run(tmp_path / f"of{len(crew)}", pair, *crew)
