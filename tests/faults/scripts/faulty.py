@@ -64,6 +64,10 @@ def in_thread() -> None:
     thread.join()
 
 
+def at_exit() -> None:
+    atexit.register(fail)
+
+
 def out_of_memory() -> None:
     raise MemoryError
 
@@ -85,7 +89,7 @@ KINDS = {
     "raise": lambda *_: fail(),
     "thread": lambda *_: in_thread(),
     "destructor": lambda *_: Fragile(),
-    "atexit": lambda *_: atexit.register(fail),
+    "atexit": lambda *_: at_exit(),
     "memory": lambda *_: out_of_memory(),
     "exit0": lambda *_: sys.exit(0),
     "exit3": lambda *_: sys.exit(3),
