@@ -174,6 +174,18 @@ def test_a_killed_and_resumed_run_equals_the_whole_one_bit_for_bit(
     assert differences(whole(name), run) == []
 
 
+@pytest.mark.fault("C28", "every file of a run is of 1970, and the time zone another one: resumed, same end")
+def test_the_times_of_files_and_the_time_zone_do_not_matter(
+    whole: Runs, cut: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = copy_of(cut("alone"), tmp_path)
+    for path in run.rglob("*"):
+        os.utime(path, (0, 0))
+    done = mpirun(1, resume_argv(run), timeout=120, env={"TZ": "Pacific/Kiritimati"})
+    assert done.rc == 0, done.err
+    assert differences(whole("alone"), run) == []
+
+
 @pytest.mark.fault("D33", "killed, preempted, resumed: same end")
 def test_killed_then_preempted_then_resumed_again_it_still_equals_the_whole_one(
     whole: Runs, cut: Runs, mpirun: Runner, start: Callable[..., Started], tmp_path: Path
