@@ -23,6 +23,7 @@ from same_run import differences
 
 from mpi_ltcr.archive.reader import read_logs
 from mpi_ltcr.archive.verification import verify_run
+from mpi_ltcr.verbs import doctor
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(900)]
 
@@ -177,6 +178,13 @@ def test_no_request_to_slurms_pmi_is_near_the_1024_bytes_that_it_takes_in(
     requests = re.findall(rf"\[{whole_job}\.0\].*got client request: (cmd=put.*)", logs)
     assert len(requests) >= 2, "one of each node at least"
     assert max(map(len, requests)) < 300
+
+
+def test_doctor_sees_that_srun_speaks_what_mpich_does(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
+    [finding] = doctor.look_at_slurm(doctor.Patient(None, 2, Path()))
+    assert finding.state == doctor.OK
+    assert "pmi2" in finding.told
 
 
 def test_a_job_array_of_seeds_gives_one_run_directory_each(slurm: Cluster) -> None:
