@@ -25,7 +25,7 @@ class ActorCriticAgent:
 
     Args:
         flat: the parameters of `net` as a vector.
-        revisit_stepper, digest_stepper: both drive `flat`, each with its own Adam moments.
+        revisit_stepper, digest_stepper: both drive `flat`; what they remember may be one and the same.
         explore_rng: draws actions from the policy; part of the state.
         rollout: the most steps that it learns from at once, those of a round.
         discount, gae_lambda, value_coef, entropy_coef: see `config.ActorCriticConfig`.

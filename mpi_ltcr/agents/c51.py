@@ -21,7 +21,7 @@ class C51Agent:
     Args:
         net, target_net: the same architecture; `flat` and `target_flat` are their parameters as vectors.
         support: z, (K,).
-        revisit_stepper, digest_stepper: both drive `flat`, each with its own Adam moments.
+        revisit_stepper, digest_stepper: both drive `flat`; what they remember may be one and the same.
         explore_rng: draws exploring actions; part of the state.
         noise, target_noise: of either network; with noisy layers they explore, and no random actions are drawn. Fresh
             for every action and for each network of every Revisit batch; whatever else is asked of the agent

@@ -46,9 +46,9 @@ class TransferConfig:
     """`allreduce`: the mean of all comes as one sum, whose size does not grow with the team."""
     speak_net: Literal["online", "target"] = "online"
     """The network that answers as a teacher (ref)."""
-    digest_adam: Literal["own", "shared"] = "own"
-    """Moments of Digest's Adam. Its `own` (ref: as FedMD) make full steps however small the KL is; with `shared` ones,
-    Revisit's, a step is the smaller the less there is to learn."""
+    digest_adam: Literal["shared", "own"] = "shared"
+    """Moments of Digest's Adam: `shared` with Revisit (ref), so that a step is the smaller the less there is to learn; or
+    its `own`, as FedMD, whose steps are full ones however small the KL is, which drives teammates apart."""
     start: NonNegativeInt = 500
     """Frames before the first exchange: explore first (ref: the agents' warm-up)."""
 
