@@ -47,7 +47,7 @@ class TransferConfig:
     speak_net: Literal["online", "target"] = "online"
     """The network that answers as a teacher (ref)."""
     digest_adam: Literal["shared", "own"] = "shared"
-    """Moments of Digest's Adam: `shared` with Revisit (ref), so that a step is the smaller the less there is to learn; or
+    """Moments of Digest's Adam: `shared` with Revisit (ref), so that a step is small where there is little to learn; or
     its `own`, as FedMD, whose steps are full ones however small the KL is, which drives teammates apart."""
     start: NonNegativeInt = 500
     """Frames before the first exchange: explore first (ref: the agents' warm-up)."""
