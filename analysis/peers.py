@@ -2,17 +2,19 @@
 
 python analysis/peers.py --frames 3000 --repeats 3 --batch 32 -o peers.csv
 python analysis/peers.py --work atari --frames 1000
+python analysis/peers.py --work a3c
 
 Installs nothing: whichever of Tianshou, Stable-Baselines3, sb3-contrib and PFRL can be imported takes part
 (`tests/peers.sh` makes an environment that has them all). One thread each; all play the environment that we play.
 
 cartpole    15 degrees, 200 steps; an MLP 4-128-128-2x51, one update for each agent step
 atari       Phoenix, 84x84, four stacked, 18 actions; the CNN of Mnih et al. 2015, one update for four agent steps
+a3c         Pong, 42x42; CDRL's four convolutions and LSTM, rollouts of 20, one worker; ours with its server
 
 A contestant trains in a process of its own, once for 1000 steps and once for 1000 + frames: what the second one costs
 more is the cost of the frames; start-up, imports and warm-up cancel out. All take turns, and medians are told. Ours
 runs end to end as it does for users, with logs and checkpoints, on CartPole with evaluations; and there once without
-them, which the others do not do. On CartPole ours takes five times as many steps as was said.
+them, which the others do not do. Ours takes more steps than was said where they cost little (`LONGER`).
 """
 
 from __future__ import annotations
@@ -45,11 +47,13 @@ class Work(NamedTuple):
     """The support is [-vmax, vmax]."""
     period: int
     """Agent steps for each update."""
-    target_period: int
-    """Agent steps between two copies into the target network."""
-    buffer: int
     ours: tuple[str, ...]
     """Command line of this program."""
+    target_period: int = 0
+    """Agent steps between two copies into the target network."""
+    buffer: int = 0
+    algorithm: str = "C51"
+    """Only peers of the same kind take part."""
 
     def environment(self) -> Any:
         """The one that all play."""
@@ -60,11 +64,16 @@ class Work(NamedTuple):
 
 PHOENIX = {"game": "Phoenix", "preprocessing": "dqn", "episodic_life": True}
 WORKS = {
-    "cartpole": Work("mpi_ltcr/CartPole15-v0", {}, False, 100.0, 1, 100, 50_000, ("ltcr-cartpole-alone",)),
+    "cartpole": Work("mpi_ltcr/CartPole15-v0", {}, False, 100.0, 1, ("ltcr-cartpole-alone",), 100, 50_000),
     "atari": Work(
-        "mpi_ltcr/Atari-v0", PHOENIX, True, 10.0, 4, 1000, 10_000,
+        "mpi_ltcr/Atari-v0", PHOENIX, True, 10.0, 4,
         ("ltcr-phoenix-alone", "--agent.replay_capacity", "10000", "--agent.target_period", "1000",
          "--log.probe_size", "0", "--eval.every", "1000000", "--checkpoint.every", "1000000"),
+        1000, 10_000,
+    ),
+    "a3c": Work(
+        "mpi_ltcr/Atari-v0", {"game": "Pong"}, True, 0.0, 20,
+        ("small-a3c-pong", "--server", "shared", "--checkpoint.every", "1000000"), algorithm="A3C",
     ),
 }  # fmt: skip
 
@@ -198,13 +207,41 @@ def pfrl_c51(work: Work, frames: int, batch: int) -> None:
             obs, _ = env.reset()
 
 
+def pfrl_a3c(work: Work, frames: int, batch: int) -> None:
+    """PFRL's A3C: returns where ours has GAE, padding alike on both sides, RMSprop; one process, no server, no log."""
+    import pfrl
+    import torch
+    from pfrl.agents import a3c
+    from torch import nn
+
+    env = work.environment()
+    actions = int(env.action_space.n)
+    convolutions = [layer for c in (1, 32, 32, 32) for layer in (nn.Conv2d(c, 32, 3, 2, 1), nn.ELU())]
+    policy = nn.Sequential(nn.Linear(256, actions), pfrl.policies.SoftmaxCategoricalHead())
+    heads = pfrl.nn.Branched(policy, nn.Linear(256, 1))
+    model = pfrl.nn.RecurrentSequential(*convolutions, nn.Flatten(), nn.LSTM(288, 256), heads)
+    optimiser = pfrl.optimizers.SharedRMSpropEpsInsideSqrt(model.parameters(), lr=LR, eps=0.1, alpha=0.99)
+    model.share_memory()
+    for state in optimiser.state.values():
+        for tensor in filter(torch.is_tensor, state.values()):
+            tensor.share_memory_()
+    agent = a3c.A3C(model, optimiser, work.period, DISCOUNT, beta=0.01, max_grad_norm=40.0, recurrent=True)
+    obs, _ = env.reset(seed=1)
+    for _ in range(frames):
+        obs, reward, terminated, truncated, _ = env.step(int(agent.act(obs)))
+        agent.observe(obs, reward, terminated, terminated or truncated)
+        if terminated or truncated:
+            obs, _ = env.reset()
+
+
 PEERS: dict[str, tuple[str, Callable[[Work, int, int], None]]] = {
     "Tianshou C51": ("tianshou", tianshou_c51),
     "Stable-Baselines3 DQN": ("stable_baselines3", sb3_dqn),
     "sb3-contrib QR-DQN": ("sb3_contrib", sb3_contrib_qrdqn),
     "PFRL C51": ("pfrl", pfrl_c51),
+    "PFRL A3C": ("pfrl", pfrl_a3c),
 }
-"""Name -> the package that it needs, and its training of so many frames with such a batch."""
+"""Name -> the package that it needs, and its training of so many frames with such a batch (A3C has none)."""
 
 OURS: dict[str, dict[str, tuple[str, ...]]] = {
     "cartpole": {
@@ -217,11 +254,16 @@ OURS: dict[str, dict[str, tuple[str, ...]]] = {
         "mpi-ltcr C51": (),
         "mpi-ltcr C51, bf16": ("--runtime.precision", "bf16"),
     },
+    "a3c": {
+        "mpi-ltcr A3C, eager": ("--agent.backend", "eager"),
+        "mpi-ltcr A3C, fused": ("--agent.backend", "fused"),
+        "mpi-ltcr A3C, fused, eight games": ("--agent.backend", "fused", "--tasks", "[{env: {copies: 8}}]"),
+    },
 }
 """Work -> name -> what its command line adds."""
-BASE = {"cartpole": "mpi-ltcr C51, compiled", "atari": "mpi-ltcr C51"}
+BASE = {"cartpole": "mpi-ltcr C51, compiled", "atari": "mpi-ltcr C51", "a3c": "mpi-ltcr A3C, fused"}
 """Work -> the contestant that all are compared with."""
-LONGER = {"cartpole": 5, "atari": 1}
+LONGER = {"cartpole": 5, "atari": 1, "a3c": 2}
 """Work -> how many times as long ours runs: what costs little would drown in the noise of starting up."""
 
 
@@ -229,6 +271,7 @@ def command(work: str, name: str, frames: int, batch: int, out: Path) -> list[st
     """How a contestant is started."""
     if name in OURS[work]:
         common = ("--agent.warmup", str(START), "--agent.batch", str(batch), "--log.distributions_at", "[]")
+        common = common if WORKS[work].algorithm == "C51" else ()
         asked = (*WORKS[work].ours, *common, *OURS[work][name], "--frames", str(frames), "--out", str(out))
         return [sys.executable, "-m", "mpi_ltcr", "train", *asked]
     asked = ("--work", work, "--only", name, "--frames", str(frames), "--batch", str(batch))
@@ -288,7 +331,9 @@ def main() -> None:
         PEERS[asked.only][1](WORKS[asked.work], asked.frames, asked.batch)
         return
     base, ours = BASE[asked.work], OURS[asked.work]
-    present = [name for name, (package, _) in PEERS.items() if importlib.util.find_spec(package)]
+    of_a3c = WORKS[asked.work].algorithm == "A3C"
+    rivals = {name: package for name, (package, _) in PEERS.items() if name.endswith("A3C") == of_a3c}
+    present = [name for name, package in rivals.items() if importlib.util.find_spec(package)]
     names = [name for name in [*present, *ours] if not asked.names or name in (*asked.names, base)]
     rates = compare(asked.work, names, asked.frames - asked.frames % 40, asked.repeats, asked.batch)
     if base not in rates:
