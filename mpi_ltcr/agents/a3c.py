@@ -69,7 +69,7 @@ class A3CAgent:
 
     def act(self, obs: Sequence[np.ndarray]) -> list[int]:
         """Of each game that is left, an action drawn from softmax(policy logits); advances the recurrent states."""
-        logits, _, self.recurrent = self._look(np.stack(obs), self.recurrent)
+        logits, _, self.recurrent = self._look(np.array(obs), self.recurrent)
         return [draw(row, self.explore_rngs[game]) for row, game in zip(logits, self._playing, strict=True)]
 
     def observe(self, transitions: Sequence[Transition]) -> None:
@@ -77,9 +77,9 @@ class A3CAgent:
         for game, transition in zip(self._playing, transitions, strict=True):
             self._steps[game].append(transition)
         self.frames += len(transitions)
-        stay = [row for row, transition in enumerate(transitions) if not transition.over]
-        if len(stay) < len(transitions):
+        if any(transition.over for transition in transitions):
             self._close([row for row, transition in enumerate(transitions) if transition.over])
+            stay = [row for row, transition in enumerate(transitions) if not transition.over]
             self.recurrent = self._rows(stay)
             self._playing = [self._playing[row] for row in stay]
 
