@@ -66,7 +66,9 @@ def job(memory: Path) -> Iterator[Callable[..., Started]]:
         jobs.append(Started(2, argv, memory, prefix=prefix))
         return jobs[-1]
 
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and mpirun would inherit that
     yield begin
+    signal.signal(signal.SIGHUP, inherited)
     for one in jobs:
         one.kill()
         one.process.communicate(timeout=10)
