@@ -91,8 +91,9 @@ def memory_folder() -> Iterator[Path]:
 HEAD = """\
 # Fault report
 
-Rows that the fault suite, as a whole or in parts, noted on {date}: {where}. `bash tests/faults/run.sh`
-makes it anew.
+Rows that the fault suite, as a whole or in parts, noted on {date}: {where}.
+
+`bash tests/faults/run.sh` makes it anew, with every crash point and many interruptions; a line with few is of a sample.
 
 Row: of the fault list; several tests may share a line. Seconds: from the fault to the end of the last process, where
 there is something to wait for. Lost: frames between the last checkpoint and the fault, the most that any run had to
