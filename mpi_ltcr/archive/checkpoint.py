@@ -26,7 +26,7 @@ from mpi_ltcr.archive.tree import SEGMENT_PATTERN, read_tree, write_tree
 from mpi_ltcr.interfaces import Sealed, State
 
 FORMAT = "mpi-ltcr-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"
 MAX_MANIFEST = 10_000_000

@@ -153,6 +153,10 @@ class CA3CConfig:
                 "tasks.env.shared: each worker of cA3C plays games of its own; leave it out, and for several at a time "
                 "set tasks.env.copies",
             )
+            require(
+                not task.env.kwargs.get("episodic_life"),
+                "tasks.env.kwargs.episodic_life: an episode of cA3C is a whole game, as in the paper; leave it out",
+            )
             for teacher in task.teachers:
                 require(
                     teacher.checkpoint is not None or teacher.task in names,

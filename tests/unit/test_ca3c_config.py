@@ -140,6 +140,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "its own teacher": ({"tasks": [{**POLE, "teachers": [{"task": "pole"}]}]}, ["tasks.teachers.task: pole", "own"]),
     "a teacher without a name": ({"tasks": [{**POLE, "teachers": [{"t1": 3}]}]}, ["tasks.teachers.task"]),
+    "lives as episodes": (
+        {"tasks": [{**POLE, "env": {"id": "mpi_ltcr/Atari-v0", "kwargs": {"game": "Pong", "episodic_life": True}}}]},
+        ["tasks.env.kwargs.episodic_life", "leave it out"],
+    ),
     "no tasks": ({"tasks": []}, ["tasks: name at least one", "a3c-pong.yaml"]),
     "tasks that are no list": ({"tasks": 5}, ["tasks", "5"]),
     "a task that is nothing": ({"tasks": [None]}, ["tasks", "mapping"]),

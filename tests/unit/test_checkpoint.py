@@ -226,7 +226,7 @@ def test_a_directory_or_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(
 @DAMAGED
 def test_another_format_version_is_refused_by_its_number(checkpoints: Path) -> None:
     rewrite_manifest(checkpoints / "step_000000200", format_version=99)
-    assert "format version 99, this program reads 1" in reason_of_refusal(checkpoints)
+    assert "format version 99, this program reads 2" in reason_of_refusal(checkpoints)
 
 
 @DAMAGED
@@ -234,7 +234,7 @@ def test_a_rank_file_of_another_format_version_is_refused_by_name(checkpoints: P
     path = checkpoints / "step_000000200" / "rank0000.h5"
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = 99
-    with pytest.raises(CheckpointError, match=r"rank0000\.h5: not a checkpoint file of format version 1"):
+    with pytest.raises(CheckpointError, match=r"rank0000\.h5: not a checkpoint file of format version 2"):
         checkpoint.load_file(path)
 
 
