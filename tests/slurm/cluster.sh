@@ -89,6 +89,8 @@ SlurmdTimeout=300
 KillWait=30
 MinJobAge=3600
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 OverTimeLimit=0
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 CONF
@@ -97,8 +99,11 @@ CONF
         echo "NodeName=n$n NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[n]} CPUs=2 RealMemory=1000 State=UNKNOWN" >> slurm.conf
         names+=${names:+,}n$n
     done
-    echo "SlurmdParameters=config_overrides" >> slurm.conf
-    echo "PartitionName=main Nodes=$names Default=YES MaxTime=INFINITE State=UP" >> slurm.conf
+    cat >> slurm.conf <<CONF
+SlurmdParameters=config_overrides
+PartitionName=main Nodes=$names Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=$names MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
+CONF
     head -c 1024 /dev/urandom > munge.key
     chmod 600 munge.key
 }
@@ -120,7 +125,7 @@ start() {
 }
 
 all_idle() {
-    [ "$(sinfo -h -N -t idle -o %N | wc -l)" = "$nodes" ]
+    [ "$(sinfo -h -N -t idle -o %N | sort -u | wc -l)" = "$nodes" ]
 }
 
 # until_true TEXT COMMAND ...: wait for it to succeed; fail with the text after two minutes.

@@ -279,6 +279,17 @@ def test_a_job_that_loses_a_node_resumes_from_its_last_checkpoint_on_others(slur
     assert_same(whole, run)
 
 
+@pytest.mark.fault("B16", "SLURM, two nodes: preempted by a partition of higher priority: same end")
+@slow
+def test_a_preempted_job_resumes_from_its_last_checkpoint(slurm: Cluster, whole: Path) -> None:
+    number, run = interrupted(slurm, "preempted")
+    urgent = slurm.submit("--partition", "urgent", "-N", "4", "--exclusive", "--wrap", "sleep 3")
+    slurm.ends(urgent, "COMPLETED")
+    assert slurm.ends(number, "COMPLETED")["Restarts"] == "1"
+    assert status(run)["attempt"] == 2
+    assert_same(whole, run)
+
+
 @pytest.mark.fault("B17", "SLURM: MAX_REQUEUE ends a loop with progress")
 @slow
 def test_a_job_is_not_requeued_more_often_than_the_site_allows(slurm: Cluster) -> None:
