@@ -27,8 +27,8 @@ class RunDirectoryError(Exception):
 
 
 def new_name(name: str, seed: int) -> str:
-    """A fresh directory name, e.g. ``ltcr-cartpole-9-1-s1-20261122-141530-a1b2``."""
-    return f"{name}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    """A fresh directory name, e.g. ``ltcr-cartpole-9-1-s1-20261122-141530-a1b2c3d4``."""
+    return f"{name}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 class RunDirectory:
