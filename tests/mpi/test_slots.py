@@ -14,7 +14,18 @@ pytestmark = pytest.mark.mpi
 )
 def test_in_a_real_run_a_hundred_slots_are_that_many_updates(preset, revisits, digests, run_tiny, tmp_path):
     out = tmp_path / "run"
-    slots = ["--frames", "100", "--agent.warmup", "0", "--agent.batch", "10", "--transfer.start", "0"]
+    slots = [
+        "--frames",
+        "100",
+        "--agent.warmup",
+        "0",
+        "--agent.batch",
+        "10",
+        "--transfer.start",
+        "0",
+        "--transfer.digest_adam",
+        "own",
+    ]
     done = run_tiny(2, preset, out, *slots)
     assert done.rc == 0, done.err
     for rank in range(2):

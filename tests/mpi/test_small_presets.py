@@ -59,7 +59,7 @@ def test_the_collaborative_preset_trains_both_games_and_aligns_from_t1_on(train)
     assert np.isnan(rollouts["distill_loss"]).all()
     assert steps_of(run, "bowling") == {"rl": len(aligned), "distill": 0, "align0": aligned.sum()}
     assert set(steps_of(run, "pong")) == {"rl", "distill"}
-    assert saved(run, "bowling", "rank0003.h5")["loop"]["actions"].max() < 6
+    assert saved(run, "bowling", "rank0003.h5")["games"]["0"]["actions"].max() < 6
 
 
 def test_the_chain_of_offline_alignment_and_the_other_certificated_presets_train(train, tmp_path):
