@@ -147,7 +147,15 @@ class A3CAgent:
         if not self.rl:
             return {}
         out = self.outputs(rollout)
-        advantages, returns = self._gae(rollout, out.value.detach())
+        values = out.value.detach()
+        advantages, returns = actor_critic.gae_each(
+            torch.from_numpy(rollout.rewards),
+            values,
+            torch.tensor(rollout.bootstrap, dtype=values.dtype),
+            rollout.lengths,
+            self.discount,
+            self.gae_lambda,
+        )
         actions = torch.from_numpy(rollout.actions)
         loss, parts = actor_critic.loss(
             out.policy, actions, out.value, advantages, returns, self.value_coef, self.entropy_coef
@@ -155,15 +163,6 @@ class A3CAgent:
         norm = self.rl_stepper.step(loss)
         steps = len(rollout.actions)
         return {**{name: float(part) / steps for name, part in parts.items()}, "rl_grad_norm": norm}
-
-    def _gae(self, rollout: Rollout, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lines 16 to 20, of each game's steps: advantages and returns (N,)."""
-        rewards = torch.from_numpy(rollout.rewards).split(rollout.lengths)
-        bootstrap = torch.tensor(rollout.bootstrap, dtype=values.dtype)
-        games = zip(rewards, values.split(rollout.lengths), bootstrap, strict=True)
-        found = [actor_critic.gae(r, v, after, self.discount, self.gae_lambda) for r, v, after in games]
-        advantages, returns = (torch.cat(part) for part in zip(*found, strict=True))
-        return advantages, returns
 
     def mimic(self, rollout: Rollout, aligned: torch.Tensor, temperature: float, layer: str) -> Metrics:
         """The distillation interaction, line 31: one gradient of Eq. 3 to the distillation stepper.

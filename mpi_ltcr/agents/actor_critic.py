@@ -107,15 +107,11 @@ class ActorCriticAgent:
         """Advantages and returns of all steps, (T,) each, path after path; `values` (T,) are those of the states."""
         ends = [path[-1] for path in paths]
         following = self._look(np.stack([t.next_obs for t in ends]))[1]
-        credits, start = [], 0
-        for path, last, value in zip(paths, ends, following, strict=True):
-            own = values[start : start + len(path)]
-            rewards = self._tensor(np.array([t.reward for t in path], np.float32))
-            bootstrap = torch.zeros_like(value) if last.discount == 0 else value
-            credits.append(actor_critic.gae(rewards, own, bootstrap.to(own), self.discount, self.gae_lambda))
-            start += len(path)
-        advantages, returns = zip(*credits, strict=True)
-        return torch.cat(advantages), torch.cat(returns)
+        goes_on = torch.tensor([t.discount != 0 for t in ends])
+        rewards = self._tensor(np.array([t.reward for path in paths for t in path], np.float32))
+        bootstraps = torch.where(goes_on, following, 0).to(values)
+        lengths = [len(path) for path in paths]
+        return actor_critic.gae_each(rewards, values, bootstraps, lengths, self.discount, self.gae_lambda)
 
     # Phases 2 and 3
 

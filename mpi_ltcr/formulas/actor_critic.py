@@ -11,6 +11,8 @@ Rewards, values, returns and advantages are in units of the (scaled) reward. Wro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,17 @@ def gae(rewards: Tensor, values: Tensor, bootstrap: Tensor, discount: float, lam
         ret = rewards[i] + discount * ret
         advantages[i], returns[i] = advantage, ret
         next_value = values[i]
+    return advantages, returns
+
+
+def gae_each(
+    rewards: Tensor, values: Tensor, bootstraps: Tensor, lengths: Sequence[int], discount: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """`gae` of several rollouts of so many steps that follow each other: `rewards`, `values` (N,), `bootstraps` one for
+    each rollout -> advantages and returns (N,)."""
+    rollouts = zip(rewards.split(list(lengths)), values.split(list(lengths)), bootstraps, strict=True)
+    found = [gae(r, v, after, discount, lam) for r, v, after in rollouts]
+    advantages, returns = (torch.cat(part) for part in zip(*found, strict=True))
     return advantages, returns
 
 
