@@ -77,10 +77,10 @@ def build_steppers(
     flat: FlatParameters, settings: AgentConfig, transfer: TransferConfig, optimiser: type[LocalAdam] = LocalAdam
 ) -> tuple[LocalAdam, LocalAdam]:
     """What Revisit and what Digest drive the weights with."""
-    adam, other = (FlatAdam(values=flat.values, lr=settings.lr, eps=settings.adam_eps) for _ in range(2))
+    new_adam = functools.partial(FlatAdam, values=flat.values, lr=settings.lr, eps=settings.adam_eps)
     stepper = functools.partial(optimiser, flat=flat, grad_clip=settings.grad_clip)
-    shared = transfer.digest_adam == "shared"
-    return stepper(adam=adam, name="revisit"), stepper(adam=adam if shared else other, name="digest")
+    revisit = stepper(adam=new_adam(), name="revisit")
+    return revisit, stepper(adam=revisit.adam if transfer.digest_adam == "shared" else new_adam(), name="digest")
 
 
 def _c51_class(settings: C51Config, spec: EnvSpec, device: torch.device) -> Callable[..., C51Agent]:

@@ -196,7 +196,7 @@ class FusedC51Agent(C51Agent):
         at_value = (np.exp(log_policy) * lesson.target.sum(-1, keepdims=True) - lesson.target) / temperature
         gradient = masses * (self.z - values[..., None]) * (at_value / len(values))[..., None]
         backward(self.online, outputs, gradient.reshape(len(values), -1))
-        loss = float((lesson.target * (log_of(lesson.target) - log_policy)).sum() / len(values))
+        loss = float(divergence(lesson.target, log_policy).mean())
         return {"distill_loss": loss, "digest_grad_norm": self.digest_stepper.follow(loss)}
 
     def _gradient(self, features: Features, target: np.ndarray, weights: np.ndarray) -> Told:
