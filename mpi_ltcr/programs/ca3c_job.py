@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,16 +164,7 @@ def _fetch(link: ServerLink, network: int) -> np.ndarray:
 def _restore(crew: Crew, role: CA3CRole, start: Start, serving: Serving | None, workshop: Workshop | None) -> None:
     """Collective. Each task goes on from its own newest whole checkpoint."""
     checkpoints = start.run.task_checkpoints(crew.config.tasks[role.task].name)
-
-    def choose() -> str:
-        if not role.serves:
-            return ""
-        folder, refused = checkpoint.newest_whole(checkpoints)
-        for reason in refused:
-            print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
-        return str(folder)
-
-    chosen = start.service.texts(together(start.service, choose, runtime.BAD_CHECKPOINT))
+    chosen = start.newest_whole(checkpoints, chooses=role.serves, size=start.service.size)
     folder = Path(chosen[crew.server(role.task)])
 
     def load() -> None:

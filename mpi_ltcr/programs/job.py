@@ -16,6 +16,7 @@ import numpy
 import torch
 
 from mpi_ltcr import __version__, options
+from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.checkpoint import CheckpointError
 from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.recorder import Recorder
@@ -56,8 +57,42 @@ class Start(NamedTuple):
         }
         return Recorder(path=path, attributes=attributes)
 
+    def newest_whole(self, checkpoints: Path, *, chooses: bool, size: int) -> list[str]:
+        """Collective. Each rank's choice, the newest whole checkpoint; newer ones that are not whole are named.
+
+        Args:
+            chooses: this rank does; the text of the others is empty.
+            size: ranks that the checkpoint must be of.
+
+        Raises:
+            JobError: there is none, or it is of a team of another size. Nothing has been written yet.
+        """
+
+        def choose() -> str:
+            if not chooses:
+                return ""
+            folder, refused = checkpoint.newest_whole(checkpoints)
+            for reason in refused:
+                print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
+            found = checkpoint.read_manifest(folder)["world_size"]
+            if found != size:
+                told = f"{folder.name} is of {found} agents, not of {size}"
+                change = f"or change the team: resume --agents {self.service.size}"
+                raise ValueError(f"{told}; use mpirun -n {found}, {change}")
+            return str(folder)
+
+        chosen = self.service.texts(together(self.service, choose, runtime.BAD_CHECKPOINT))
+        self.attend()
+        return chosen
+
+    def attend(self) -> None:
+        """See the other ranks from now on, and be seen by them: what can be refused has been refused."""
+        board = Heartbeats(self.run.root, self.attempt)
+        runtime.watchdog.attach(board, float(self.config.runtime.patience_s))
+
     def greet(self, role: str) -> None:
         """Collective. Rank 0 tells who is where, and that the run has begun."""
+        self.attend()
         roles = self.service.texts(role)
         if self.service.rank == 0:
             self.run.write_status(state="running", attempt=self.attempt, error="", exit_code=1)
@@ -95,7 +130,6 @@ class Job(NamedTuple):
         run = self._open_directory(service)
         attempt = int(run.read_status().get("attempt", 0)) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
-        runtime.watchdog.attach(Heartbeats(run.root, attempt), float(self.config.runtime.patience_s))
         try:
             resumed = self.resumed is not None
             program(Start(self.config, comm, service, run, signals, attempt, resumed, self.regrouping))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mpi_ltcr import assembly, devices, envs
-from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.comm import node, runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role, ltcr_roles
@@ -84,24 +83,11 @@ def _check_memory(config: Config, comm: Any, role: Role) -> None:
 
 
 def _restore(session: Session, service: Service, start: Start) -> None:
-    """Collective. Every rank continues from the newest whole checkpoint; newer ones that are not whole are named."""
-    run, change = start.run, start.regrouping
+    """Collective. Every rank continues from the newest whole checkpoint."""
+    change = start.regrouping
     before = change.before if change else service.size
-
-    def choose() -> str:
-        if service.rank:
-            return ""
-        folder, refused = checkpoint.newest_whole(run.checkpoints)
-        for reason in refused:
-            print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
-        size = checkpoint.read_manifest(folder)["world_size"]
-        if size != before:
-            told = f"{folder.name} is of {size} agents, not of {before}"
-            raise ValueError(f"{told}; use mpirun -n {size}, or change the team: resume --agents {service.size}")
-        return str(folder)
-
-    folder = Path(service.announce(together(service, choose, runtime.BAD_CHECKPOINT)))
+    folder = Path(start.newest_whole(start.run.checkpoints, chooses=service.rank == 0, size=before)[0])
     if change:
-        take_seats(session, service, run, folder, change)
+        take_seats(session, service, start.run, folder, change)
     else:
         together(service, lambda: session.restore(folder), runtime.BAD_CHECKPOINT)

@@ -71,10 +71,17 @@ def test_a_team_of_four_becomes_two_and_then_three(mpirun, tmp_path):
     assert [problem for _, problem in verify_run(run) if problem] == []
 
 
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run, by its path."""
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 @pytest.mark.fault("D36", "resumed on another number of ranks: refused with the right one")
 def test_a_team_of_another_size_is_refused_unless_it_is_asked_for(mpirun, run_tiny, tmp_path):
     run = tmp_path / "run"
     assert run_tiny(2, "ltcr-cartpole-9-1", run, "--frames", "100").rc == 0
+    before = contents(run)
     done = mpirun(3, ["-m", "mpi_ltcr", "resume", str(run)])
     assert done.rc == 65
+    assert contents(run) == before
     assert "is of 2 agents, not of 3; use mpirun -n 2, or change the team: resume --agents 3" in done.err
