@@ -25,8 +25,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ALL = os.environ.get("FAULTS") == "all"
 """The whole suite, by `bash tests/faults/run.sh`; otherwise tier 1, a sample of it."""
+LARGE = pytest.mark.skipif(not ALL, reason="a sample is enough here; FAULTS=all has it")
 
 
 @dataclass

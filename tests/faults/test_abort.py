@@ -12,15 +12,15 @@ import re
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import pytest
 from conftest import HERE, ROOT, TINY, Finished
-from fault_report import ALL
+from fault_report import ALL, LARGE
 
 from mpi_ltcr.archive.reader import read_logs
 from mpi_ltcr.archive.schema import TABLES
@@ -33,6 +33,7 @@ PRESET = "ltcr-cartpole-9-1"
 CONSOLE, MODULE = ["mpi-ltcr"], ["-m", "mpi_ltcr"]
 TRACEBACK = "Traceback (most recent call last)"
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+BOTH = pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=LARGE)], indirect=True)
 SOON = 5.0
 """Seconds from a fault to the end of the job."""
 
@@ -123,8 +124,15 @@ CALLS = {"explore": 120, "communicate": 9, "digest": 3, "revisit": 40, "evaluate
 """Phase: which of its calls is to fail."""
 
 
+def phases() -> Iterator[Any]:
+    """Each under both libraries; in the sample under one, in turns."""
+    for number, phase in enumerate(CALLS):
+        for turn, mpi in enumerate(("mpich", "openmpi")):
+            yield pytest.param(phase, mpi, marks=[LARGE] if (number + turn) % 2 else [])
+
+
 @pytest.mark.fault("A1", "an exception on one rank, in each phase")
-@pytest.mark.parametrize("phase", CALLS)
+@pytest.mark.parametrize(("phase", "mpi"), list(phases()), indirect=["mpi"])
 def test_an_exception_in_any_phase_ends_the_job_with_one_traceback_that_names_rank_and_phase(phase, fault, mpi):
     turn = (list(CALLS).index(phase) + (mpi == HERE)) % 2  # first and last rank, in turns; and so the ways to launch
     outcome = fault(f"raise:{phase}:{turn}:{CALLS[phase]}", way=[CONSOLE, MODULE][turn])
@@ -190,6 +198,7 @@ def test_an_exception_in_a_thread_ends_the_job_like_any_other(fault):
 
 
 @pytest.mark.fault("A5", "an exception in a destructor")
+@BOTH
 def test_an_exception_in_a_destructor_ends_the_job_like_any_other(fault):
     outcome = fault("destructor:explore:0:120")
     assert_one_report(outcome, 0, "explore")
@@ -197,6 +206,7 @@ def test_an_exception_in_a_destructor_ends_the_job_like_any_other(fault):
 
 
 @pytest.mark.fault("A4", "sys.exit in mid-run")
+@BOTH
 @pytest.mark.parametrize(("code", "rank"), [(0, 1), (3, 0)])
 def test_a_rank_that_exits_early_takes_the_others_with_it_and_is_named(code, rank, fault):
     outcome = fault(f"exit{code}:revisit:{rank}:40", way=CONSOLE)
@@ -204,6 +214,7 @@ def test_a_rank_that_exits_early_takes_the_others_with_it_and_is_named(code, ran
     assert "left early" in outcome.status["error"]
 
 
+@BOTH
 @pytest.mark.parametrize(
     "kind",
     [
@@ -335,6 +346,7 @@ def test_the_mpirun_of_another_library_is_refused_and_the_right_one_is_named_onc
 
 
 @pytest.mark.fault("B19", "ranks that were started unlike")
+@BOTH
 def test_ranks_that_were_started_with_different_settings_are_refused_once_and_the_field_is_named(start, mpi, tmp_path):
     one = [str(mpi / "bin" / "python"), *train(tmp_path / "run")]
     other = [*one, "--transfer.subset", "per_teacher"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, Finished, Starter
-from fault_report import ALL
+from fault_report import LARGE
 
 from mpi_ltcr.archive.reader import read_logs
 from mpi_ltcr.archive.verification import verify_run
@@ -16,7 +16,7 @@ from mpi_ltcr.archive.verification import verify_run
 pytestmark = [
     pytest.mark.mpi,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(not ALL, reason="a sample is enough here; FAULTS=all has it"),
+    LARGE,
 ]
 
 PRESET = "ltcr-cartpole-9-1"

