@@ -111,20 +111,16 @@ class _Sink(io.RawIOBase):
             raise error
 
 
-def write_hdf5(path: Path, fill: Callable[[h5py.File], None], *, sealed: bool = False) -> None:
-    """Atomically write an HDF5 file that `fill` builds.
+HDF5_VERSION = "v110", "v110"
+"""Of the format that is written: HDF5 1.10 and all later ones read it."""
 
-    Args:
-        sealed: with a check sum in its user block, which every reader of HDF5 passes over (`is_sealed`).
-    """
-    options = {"libver": ("v110", "v110"), **({"userblock_size": USER_BLOCK} if sealed else {})}
+
+def write_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> None:
+    """Atomically write an HDF5 file that `fill` builds."""
 
     def write(temporary: Path) -> None:
-        with contextlib.closing(_Sink(temporary)) as sink, h5py.File(sink, "w", **options) as file:
+        with contextlib.closing(_Sink(temporary)) as sink, h5py.File(sink, "w", libver=HDF5_VERSION) as file:
             fill(file)
-        if sealed:
-            with open(temporary, "rb+") as handle:
-                handle.write(_seal(temporary))
 
     replace_file(path, write)
 
@@ -139,17 +135,30 @@ USER_BLOCK = 512
 """Bytes at the start of a file that HDF5 leaves to others."""
 
 
-def _seal(path: Path) -> bytes:
-    """The user block that says what the rest of the file was when it was written."""
-    with open(path, "rb") as handle:
-        handle.seek(USER_BLOCK)
-        return f"mpi-ltcr sha256 {_hexdigest(handle)}\n".encode().ljust(USER_BLOCK, b"\0")
+def write_sealed(path: Path, image: bytes) -> None:
+    """Atomically write an HDF5 file, behind a user block with its check sum, which every reader of HDF5 passes over.
+
+    Args:
+        image: the file from behind its user block, for which room of `USER_BLOCK` must have been made.
+    """
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as handle:
+            handle.write(_seal(io.BytesIO(image)))
+            handle.write(image)
+
+    replace_file(path, write)
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether not one bit of a file has changed since `write_hdf5` sealed it."""
+    """Whether not one bit of a file has changed since `write_sealed` wrote it."""
     with open(path, "rb") as handle:
-        return handle.read(USER_BLOCK) == _seal(path)
+        return handle.read(USER_BLOCK) == _seal(handle)
+
+
+def _seal(rest: Any) -> bytes:
+    """The user block that says what the rest of the file was when it was written."""
+    return f"mpi-ltcr sha256 {_hexdigest(rest)}\n".encode().ljust(USER_BLOCK, b"\0")
 
 
 def sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.reader import open_log
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory
-from mpi_ltcr.archive.schema import columns
+from mpi_ltcr.archive.schema import TABLES, columns
 from mpi_ltcr.archive.verification import verify_run
 
 DISK = ctypes.CDLL(None)
@@ -51,7 +51,7 @@ class Writer:
         self.recorder = Recorder(path=self.run.log(0), attributes={"run_id": root.name, "agent": 0})
 
     def record_to(self, rows: int) -> None:
-        for row in range(self.recorder.tables["episodes"].rows, rows):
+        for row in range(self.recorder.rows()["episodes"], rows):
             self.recorder.add("episodes", **dict.fromkeys(columns("episodes"), row % 100) | {"frames": row})
 
     def save(self, frames: int) -> None:
@@ -90,7 +90,7 @@ def outcome(root: Path) -> str:
 
     following = Writer(root)
     following.run.open(force_unlock=True)  # the lock is of the parent, which lives
-    following.recorder.rewind({**dict.fromkeys(following.recorder.tables, 0), "episodes": ROWS[frames]})
+    following.recorder.rewind({**dict.fromkeys(TABLES, 0), "episodes": ROWS[frames]})
     following.save(200)
     assert [problem for _, problem in verify_run(root) if problem] == []
     assert checkpoint.newest_whole(root / "checkpoints")[0].name == "step_000000200"

@@ -23,6 +23,7 @@ import mpi_ltcr.comm  # noqa: F401  (so that mpi4py does not initialise MPI at i
 from mpi4py import MPI  # isort: skip
 
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.reader import open_log
 from mpi_ltcr.comm import runtime, wire
 from mpi_ltcr.comm.collectives import WireError
 from mpi_ltcr.comm.mailbox import SAVED, Mailbox
@@ -471,7 +472,9 @@ def whole(comm: MPI.Intracomm) -> dict[int, tuple[int, list[float], list[int]]]:
 
 
 def events(serving: Any) -> list[str]:
-    return list(serving.recorder.tables["events"].column("text"))
+    """Texts of the log."""
+    serving.recorder.publish()
+    return list(open_log(serving.recorder.path).table("events")["text"])
 
 
 def checkpoints(comm: MPI.Intracomm) -> None:
