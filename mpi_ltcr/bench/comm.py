@@ -137,7 +137,7 @@ def _exchange(team: Any, topology: str, k: int, summed: bool) -> tuple[Callable[
 
 def _bare(team: Any, answers: str) -> Callable[[], None]:
     """The same calls of MPI with the same bytes, out of buffers that lie ready; waited for as the program does."""
-    phi, head = 4 * 4 + 8, HEADER.itemsize
+    phi, head = 4 * 4 + 8, HEADER.size
     upload, sample = (np.zeros(head + 8 + n * phi, np.uint8) for n in (ROUND_FRAMES, DEMONSTRATIONS))
     uploads = np.zeros((team.size, upload.size), np.uint8)
     masses = np.zeros(head + 4 * DEMONSTRATIONS * ATOMS, np.uint8)

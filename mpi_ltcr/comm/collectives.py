@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import functools
 import os
+import struct
 import sys
 import time
 import zlib
 from collections.abc import Iterable, Sequence
 from itertools import count
 from types import CodeType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from mpi4py import MPI
@@ -29,26 +30,27 @@ from mpi4py import MPI
 from mpi_ltcr.comm import launch
 from mpi_ltcr.comm.pulse import Wait, pulse
 
-MAGIC, VERSION = 0x4C544352, 2  # "LTCR"
+MAGIC, VERSION = 0x4C544352, 3  # "LTCR"
 FNV_PRIME = 0x100000001B3
 GATHER, BCAST, ALLGATHER, HEAR, TOTAL = 1, 2, 3, 4, 5
 NAMES = {GATHER: "gather", BCAST: "bcast", ALLGATHER: "allgather", HEAR: "hear", TOTAL: "total"}
-HEADER = np.dtype(
-    [
-        ("magic", "<u4"),
-        ("version", "<u2"),  # of this header
-        ("operation", "<u2"),
-        ("round", "<u8"),  # number of the collective on this service
-        ("ledger", "<u8"),  # of all collectives before and of this one
-        ("bytes", "<u8"),  # of the payload
-        ("agent", "<u4"),
-        ("item", "<u4"),  # size of an element
-        ("kind", "S1"),  # of an element, numpy's letter
-        ("site", "S19"),  # who called, e.g. "session:158"
-        ("crc", "<u4"),  # of all the rest of the message
-    ]
+HEADER = struct.Struct("<IIHHQQQIc19sI")
+FIELDS = (
+    "crc",  # of all the rest of the message
+    "magic",
+    "version",  # of this header
+    "operation",
+    "round",  # number of the collective on this service
+    "ledger",  # of all collectives before and of this one
+    "bytes",  # of the payload
+    "item",  # size of an element
+    "kind",  # of an element, numpy's letter
+    "site",  # who called, e.g. "session:158"
+    "agent",
 )
-FIELDS: tuple[str, ...] = HEADER.names or ()
+CRC = struct.Struct("<I")
+ALIKE = slice(CRC.size, CRC.size + struct.calcsize("<IHHQQQIc"))
+"""Where a header is the same on all ranks that are in step: from the magic number to the kind."""
 FIXED_POINT, TAIL = 2.0**48, 4
 """Of `Service.total`: steps in 1, and the integers behind its payload that are checked."""
 
@@ -69,12 +71,12 @@ def wait(request: MPI.Request) -> None:
 
 
 def seal(message: np.ndarray) -> None:
-    """Write the checksum of a message, which is the last field of its header."""
-    message[: HEADER.itemsize].view(HEADER)["crc"] = _checksum(message)
+    """Write the checksum of a message, which is the first field of its header."""
+    CRC.pack_into(message.data, 0, _checksum(message))
 
 
 def _checksum(message: np.ndarray) -> int:
-    return zlib.crc32(message[HEADER.itemsize :].data, zlib.crc32(message[: HEADER.itemsize - 4].data))
+    return zlib.crc32(message[CRC.size :].data)
 
 
 def call_site() -> bytes:
@@ -111,7 +113,7 @@ class Service:
         self.sent = self.received = 0
         self.seconds = 0.0
         self.round = self.ledger = 0
-        self.agent = agent
+        self.agent, self._alike = agent, b""
         self.agents, self._members, self._number = np.full(self.size, -1), tuple(range(self.size)), 0
         self.agents, members = self._allgather(np.array([agent, launch.rank()], np.int64)).T
         self._members = tuple(members.tolist())  # ranks of the whole job
@@ -228,13 +230,12 @@ class Service:
         dtype, raw = payload.dtype, np.ascontiguousarray(payload).reshape(-1).view(np.uint8)
         for fact in (operation, raw.size, dtype.itemsize, ord(dtype.kind)):
             self.ledger = (self.ledger ^ fact) * FNV_PRIME % 2**64
-        message = np.empty(HEADER.itemsize + raw.size, np.uint8)
-        message[: HEADER.itemsize].view(HEADER)[0] = (
-            *(MAGIC, VERSION, operation, self.round, self.ledger, raw.size),
-            *(self.agent, dtype.itemsize, dtype.kind.encode(), call_site(), 0),
-        )
-        message[HEADER.itemsize :] = raw
+        message = np.empty(HEADER.size + raw.size, np.uint8)
+        told = (MAGIC, VERSION, operation, self.round, self.ledger, raw.size, dtype.itemsize, dtype.kind.encode())
+        HEADER.pack_into(message.data, 0, 0, *told, call_site(), self.agent)
+        message[HEADER.size :] = raw
         seal(message)
+        self._alike = message[ALIKE].tobytes()
         return message
 
     def _unpack(
@@ -246,29 +247,31 @@ class Service:
             WireError: naming the rank whose message is not the one that was due, and both call sites.
         """
         for rank, message in zip(count() if ranks is None else ranks, box, strict=False):
-            head = dict(zip(FIELDS, message[: HEADER.itemsize].view(HEADER).item(), strict=True))
-            if (head["magic"], head["version"]) != (MAGIC, VERSION):
-                raise WireError(
-                    f"message of rank {rank}: of another program or another version of this one; start all ranks alike"
-                )
-            size = message.size - HEADER.itemsize
-            if head["bytes"] == size and head["crc"] != _checksum(message):
-                raise WireError(f"message of rank {rank} was damaged on its way (crc differs)")
-            self._check_due(rank, head, like, size, operation)
-        body = np.ascontiguousarray(box[:, HEADER.itemsize :])
+            crc, *_, agent = HEADER.unpack_from(message.data)
+            due = self.agents[0 if operation == BCAST else rank]
+            if message[ALIKE].tobytes() != self._alike or crc != _checksum(message) or due not in (-1, agent):
+                self._complain(rank, message, like, operation)
+        body = np.ascontiguousarray(box[:, HEADER.size :])
         return body.view(like.dtype).reshape(len(box), *like.shape)
 
-    def _check_due(self, rank: int, head: dict[str, Any], like: np.ndarray, size: int, operation: int) -> None:
-        """Raise WireError unless this is the message of the collective that was due, from whom it was due."""
-        told = head["operation"], head["round"], head["ledger"], head["bytes"], head["item"]
-        due = (operation, self.round - 1, self.ledger, size, like.dtype.itemsize)
-        if told != due or head["kind"] != like.dtype.kind.encode():
-            theirs = f"{NAMES.get(told[0], told[0])} at {head['site'].decode(errors='replace')}, round {told[1]}"
-            ours = f"{NAMES[operation]} at {call_site().decode()}, round {due[1]}"
-            kind = head["kind"].decode(errors="replace")
-            sizes = f"{told[3]} bytes of {kind}{told[4]} for {size} of {like.dtype.kind}{due[4]}"
-            told_by = f"message of rank {rank} is of {theirs}, due here: {ours} ({sizes})"
-            raise WireError(f"the ranks' collectives are out of step: {told_by}")
-        source = 0 if operation == BCAST else rank
-        if self.agents[source] not in (-1, head["agent"]):
+    def _complain(self, rank: int, message: np.ndarray, like: np.ndarray, operation: int) -> NoReturn:
+        """Raise WireError: why this is not the message of the collective that was due, from whom it was due."""
+        head: dict[str, Any] = dict(zip(FIELDS, HEADER.unpack_from(message.data), strict=True))
+        size = message.size - HEADER.size
+        if (head["magic"], head["version"]) != (MAGIC, VERSION):
+            raise WireError(
+                f"message of rank {rank}: of another program or another version of this one; start all ranks alike"
+            )
+        if head["bytes"] == size and head["crc"] != _checksum(message):
+            raise WireError(f"message of rank {rank} was damaged on its way (crc differs)")
+        told = head["operation"], head["round"], head["ledger"], head["bytes"], head["item"], head["kind"]
+        due = (operation, self.round - 1, self.ledger, size, like.dtype.itemsize, like.dtype.kind.encode())
+        if told == due:
             raise WireError(f"message of rank {rank} is agent {head['agent']}'s; it was delivered twice")
+        site = head["site"].rstrip(b"\0").decode(errors="replace")
+        theirs = f"{NAMES.get(told[0], told[0])} at {site}, round {told[1]}"
+        ours = f"{NAMES[operation]} at {call_site().decode()}, round {due[1]}"
+        kind = head["kind"].decode(errors="replace")
+        sizes = f"{told[3]} bytes of {kind}{told[4]} for {size} of {like.dtype.kind}{due[4]}"
+        told_by = f"message of rank {rank} is of {theirs}, due here: {ours} ({sizes})"
+        raise WireError(f"the ranks' collectives are out of step: {told_by}")

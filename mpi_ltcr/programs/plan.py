@@ -61,17 +61,17 @@ def _ltcr_messages(config: Config, size: int, spec: EnvSpec) -> dict[str, int]:
         "random-k": f"distributions to each student ({t.k} teachers each)",
         "best-k": f"distributions to each student ({t.k} teachers each)",
     }[t.topology]
-    answers = (way, HEADER.itemsize + 4 * masses)
+    answers = (way, HEADER.size + 4 * masses)
     if t.exchange == "allreduce":
         answers = ("sum of distributions", 8 * (masses + 1 + TAIL))
     if spec.stacked:
         stack, *frame = spec.obs_shape
         frames = (config.round_frames + stack - 1) * int(np.prod(frame)) * itemsize
         rows = config.round_frames * (4 * stack + 8)
-        return {"allgather of frames, of one episode": HEADER.itemsize + frames + rows, answers[0]: answers[1]}
+        return {"allgather of frames, of one episode": HEADER.size + frames + rows, answers[0]: answers[1]}
     return {
-        "gather of features": HEADER.itemsize + 8 + returns + config.round_frames * phi,
-        "bcast of the sample": HEADER.itemsize + 8 + size * returns + teachers * t.demonstrations * phi,
+        "gather of features": HEADER.size + 8 + returns + config.round_frames * phi,
+        "bcast of the sample": HEADER.size + 8 + size * returns + teachers * t.demonstrations * phi,
         answers[0]: answers[1],
     }
 

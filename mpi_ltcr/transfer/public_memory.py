@@ -136,7 +136,7 @@ class PublicMemoryTransfer:
 def kl_rows(teacher: np.ndarray, student: np.ndarray) -> float:
     """Mean over rows of KL(teacher || student), (N, K) masses each, in nats. Computed in float64."""
     p, q = teacher.astype(np.float64), student.astype(np.float64)
-    return float((p * (_log(p) - _log(q))).sum(-1).mean())
+    return float((p * np.log(_positive(p) / _positive(q))).sum(-1).mean())
 
 
 def average_of_all(service: Service, answer: np.ndarray) -> tuple[np.ndarray, float]:
@@ -147,17 +147,18 @@ def average_of_all(service: Service, answer: np.ndarray) -> tuple[np.ndarray, fl
     """
     own = answer.astype(np.float64)
     unit = np.log(own.shape[-1])  # the largest entropy: a sum holds numbers of about one
-    entropy = float((own * _log(own)).sum(-1).mean())
+    logs = np.log(_positive(own))
+    entropy = float((own * logs).sum(-1).mean())
     sums = service.total(np.append(own, entropy / unit))
     masses, entropies = sums[:-1].reshape(own.shape), float(sums[-1]) * unit
-    cross = float(((masses - own) * _log(own)).sum(-1).mean())
+    cross = float(((masses - own) * logs).sum(-1).mean())
     kl = max(0.0, entropies - entropy - cross) / (service.size - 1)
     return (masses / service.size).astype(answer.dtype), kl
 
 
-def _log(masses: np.ndarray) -> np.ndarray:
-    """With 0 log 0 = 0."""
-    return np.log(np.maximum(masses, np.finfo(np.float32).tiny))
+def _positive(masses: np.ndarray) -> np.ndarray:
+    """So that 0 log 0 = 0."""
+    return np.maximum(masses, np.finfo(np.float32).tiny)
 
 
 def _source(agent: int, features: Features) -> np.ndarray:

@@ -137,7 +137,7 @@ def test_a_round_is_measured_for_each_size_of_team_and_topology_and_its_bytes_ar
     assert done.rc == 0, done.err
     rows = json.loads(done.out)["comm"][0]["rows"]
     assert [(row["ranks"], row["topology"]) for row in rows] == [(size, way) for size in (2, 4) for way in WAYS]
-    vector, header = 4 * 4 + 8, HEADER.itemsize
+    vector, header = 4 * 4 + 8, HEADER.size
     upload, sample = header + 8 + 10 * vector, header + 8 + 32 * vector
     answer = header + 4 * 32 * 51
     for row in rows:
