@@ -70,6 +70,10 @@ class A3CAgent:
     def act(self, obs: Sequence[np.ndarray]) -> list[int]:
         """Of each game that is left, an action drawn from softmax(policy logits); advances the recurrent states."""
         logits, _, self.recurrent = self._look(np.array(obs), self.recurrent)
+        return self._drawn(logits)
+
+    def _drawn(self, logits: np.ndarray) -> list[int]:
+        """Of each game that is left, an action from its row of logits (P, A)."""
         return [draw(row, self.explore_rngs[game]) for row, game in zip(logits, self._playing, strict=True)]
 
     def observe(self, transitions: Sequence[Transition]) -> None:

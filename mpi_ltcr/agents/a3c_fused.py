@@ -9,6 +9,7 @@ Legend: P games that are played, N steps of a rollout in all games, T of one, A 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from mpi_ltcr.steppers import PushStepper
 
 
 class FusedA3CAgent(A3CAgent):
-    """An A3C worker on the CPU. A rollout is unrolled once, for all that is learned from it: until `load_weights`,
-    weights must not change.
+    """An A3C worker on the CPU. A rollout takes the way forward once, for acting and for all that is learned from it:
+    until `load_weights`, weights must not change.
     """
 
     rl_stepper: PushStepper
@@ -31,16 +32,35 @@ class FusedA3CAgent(A3CAgent):
 
     def __init__(self, **parts: Any) -> None:
         """As A3CAgent."""
-        super().__init__(**parts)
-        self.fused = FusedNetwork(self.net)
-        self.scale = np.asarray(self.spec.obs_scale, self.fused.dtype)
+        self.fused = FusedNetwork(parts["net"])
+        self.scale = np.asarray(parts["spec"].obs_scale, self.fused.dtype)
         self._unrolled: tuple[Rollout, dict[str, np.ndarray]] | None = None
+        super().__init__(**parts)
 
     def load_weights(self, values: np.ndarray) -> None:
         """As A3CAgent; what was unrolled before is forgotten."""
         super().load_weights(values)
         self.fused.take_weights()
         self._unrolled = None
+
+    def _begin(self, recurrent: RecurrentState, first: list[bool]) -> None:
+        super()._begin(recurrent, first)
+        self.fused.begin(self.games)
+
+    def act(self, obs: Sequence[np.ndarray]) -> list[int]:
+        """As A3CAgent; what learning needs of it is kept."""
+        self._unrolled = None
+        h, c = self.recurrent
+        logits, _, after = self.fused.play(self._inputs(np.array(obs)), (h.numpy(), c.numpy()), self._playing)
+        self.recurrent = torch.from_numpy(after[0]), torch.from_numpy(after[1])
+        return self._drawn(logits)
+
+    def finish(self) -> Rollout:
+        """As A3CAgent."""
+        rollout = super().finish()
+        out = self.fused.played(rollout.lengths)
+        self._unrolled = (rollout, out) if out else None
+        return rollout
 
     def _look(self, obs: np.ndarray, recurrent: RecurrentState) -> tuple[np.ndarray, np.ndarray, RecurrentState]:
         h, c = recurrent

@@ -70,10 +70,16 @@ class Torso(Protocol):
         """The module's numbers are new."""
         ...
 
-    def forward(self, obs: np.ndarray) -> np.ndarray: ...
+    def begin(self) -> None:
+        """Forget all observations."""
+        ...
+
+    def append(self, obs: np.ndarray) -> np.ndarray:
+        """Features of further observations."""
+        ...
 
     def backward(self, gradient: np.ndarray) -> None:
-        """Fill the gradients, from that of the features of the last `forward`."""
+        """Fill the gradients, from that of the features of all observations since `begin`."""
         ...
 
 
@@ -104,9 +110,9 @@ class Convolution:
         shape = KERNEL, KERNEL, self.channels, FILTERS
         self.layer.weight_grad[...] = self.matrix_grad.reshape(shape).transpose(3, 2, 0, 1)
 
-    def forward(self, x: np.ndarray, y: np.ndarray) -> None:
-        """ELU of the convolution of x (1 + IMAGES S^2, C), into y (N O^2, 32)."""
-        np.matmul(self._taken(x, len(y)), self.matrix, out=y)
+    def forward(self, x: np.ndarray, y: np.ndarray, first: int) -> None:
+        """ELU of the convolution of the images from number `first` on in x (1 + IMAGES S^2, C), into y (N O^2, 32)."""
+        np.matmul(self._taken(x, first * self.out**2, len(y)), self.matrix, out=y)
         y += self.layer.bias
         elu(y, self.spare[1 : 1 + len(y)])
 
@@ -115,7 +121,7 @@ class Convolution:
         slope = self.spare[1 : 1 + len(y)]
         elu_slope(y, slope)
         slope *= gradient
-        self.matrix_grad += self._taken(x, len(y)).T @ slope
+        self.matrix_grad += self._taken(x, 0, len(y)).T @ slope
         bias_grad = self.layer.bias_grad
         bias_grad += self.ones[: len(y)] @ slope
 
@@ -134,11 +140,12 @@ class Convolution:
             kind[...] = (taken.reshape(pixels, -1) @ taps[used].reshape(-1, self.channels)).reshape(kind.shape)
         return self.passed[:count].reshape(-1, self.channels)
 
-    def _taken(self, x: np.ndarray, pixels: int) -> np.ndarray:
-        """The inputs of each output pixel, (N O^2, 9 C)."""
+    def _taken(self, x: np.ndarray, first: int, pixels: int) -> np.ndarray:
+        """The inputs of so many output pixels from number `first` on, (N O^2, 9 C)."""
         taken = self.taken[:pixels]
+        rows = self.rows[first * TAPS : (first + pixels) * TAPS]
         # "clip" changes nothing, as all rows exist; with "raise" numpy would copy `out`
-        np.take(x, self.rows[: pixels * TAPS], axis=0, out=taken.reshape(-1, self.channels), mode="clip")
+        np.take(x, rows, axis=0, out=taken.reshape(-1, self.channels), mode="clip")
         return taken
 
 
@@ -192,17 +199,34 @@ class Convolutions:
         sizes = zip(self.sides, self.channels, strict=True)
         return [np.zeros((count, 1 + IMAGES * side**2, channels), self.dtype) for side, channels in sizes]
 
-    def forward(self, frames: np.ndarray) -> np.ndarray:
-        self.count = len(frames)
-        if self.count > len(self.images[0]) * IMAGES:
-            self.images = self._memory(math.ceil(self.count / IMAGES))
-        for part, first in enumerate(range(0, self.count, IMAGES)):
-            some = frames[first : first + IMAGES].transpose(0, 2, 3, 1)
-            self._pixels(0, part, len(some)).reshape(some.shape)[...] = some
+    def begin(self) -> None:
+        """As `Torso`."""
+        self.count = 0
+
+    def append(self, frames: np.ndarray) -> np.ndarray:
+        """As `Torso`."""
+        before, self.count = self.count, self.count + len(frames)
+        self._make_room()
+        features = np.empty((len(frames), FILTERS * self.sides[-1] ** 2), self.dtype)
+        at = before
+        while at < self.count:
+            part, first = divmod(at, IMAGES)
+            here = slice(at - before, min(at + IMAGES - first, self.count) - before)
+            some = frames[here].transpose(0, 2, 3, 1)
+            x = self._pixels(0, part, first, len(some))
+            x.reshape(some.shape)[...] = some
             for number, layer in enumerate(self.layers):
-                layer.forward(self.images[number][part], self._pixels(number + 1, part, len(some)))
-        last = self.images[-1][:, 1:].reshape(-1, self.sides[-1] ** 2, FILTERS)[: self.count]
-        return last.transpose(0, 2, 1).reshape(self.count, -1)
+                x = self._pixels(number + 1, part, first, len(some))
+                layer.forward(self.images[number][part], x, first)
+            features[here] = x.reshape(len(some), -1, FILTERS).transpose(0, 2, 1).reshape(len(some), -1)
+            at += len(some)
+        return features
+
+    def _make_room(self) -> None:
+        parts = len(self.images[0])
+        if self.count > parts * IMAGES:
+            more = self._memory(max(parts, math.ceil(self.count / IMAGES) - parts))
+            self.images = [np.concatenate(both) for both in zip(self.images, more, strict=True)]
 
     def backward(self, gradient: np.ndarray) -> None:
         """As `Torso`."""
@@ -214,14 +238,15 @@ class Convolutions:
             some = by_pixel[first : first + IMAGES]
             count, gradient = len(some), some.reshape(-1, FILTERS)
             for number, layer in reversed(list(enumerate(self.layers))):
-                inputs, outputs = self.images[number][part], self._pixels(number + 1, part, count)
+                inputs, outputs = self.images[number][part], self._pixels(number + 1, part, 0, count)
                 layer.backward(inputs, outputs, gradient)
                 gradient = layer.back(count) if number else gradient
         for layer in self.layers:
             layer.give_gradient()
 
-    def _pixels(self, number: int, part: int, count: int) -> np.ndarray:
-        pixels: np.ndarray = self.images[number][part, 1 : 1 + count * self.sides[number] ** 2]
+    def _pixels(self, number: int, part: int, first: int, count: int) -> np.ndarray:
+        size = self.sides[number] ** 2
+        pixels: np.ndarray = self.images[number][part, 1 + first * size : 1 + (first + count) * size]
         return pixels
 
 
@@ -230,26 +255,32 @@ class Layers:
 
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = [affine(layer) for layer in layers]
-        self.outputs: list[np.ndarray] = []
+        self.begin()
 
     def take_weights(self) -> None:
         """Nothing: they are used as they are."""
 
-    def forward(self, vectors: np.ndarray) -> np.ndarray:
-        self.outputs = [vectors]
-        for layer in self.layers:
-            y = layer(self.outputs[-1])
-            elu(y, np.empty_like(y))
-            self.outputs.append(y)
-        return self.outputs[-1]
+    def begin(self) -> None:
+        """As `Torso`."""
+        self.outputs: list[list[np.ndarray]] = [[] for _ in range(len(self.layers) + 1)]
+
+    def append(self, vectors: np.ndarray) -> np.ndarray:
+        """As `Torso`."""
+        self.outputs[0].append(vectors)
+        for layer, memory in zip(self.layers, self.outputs[1:], strict=True):
+            vectors = layer(vectors)
+            elu(vectors, np.empty_like(vectors))
+            memory.append(vectors)
+        return vectors
 
     def backward(self, gradient: np.ndarray) -> None:
         """As `Torso`."""
+        outputs = [np.concatenate(memory) for memory in self.outputs]
         for number, layer in reversed(list(enumerate(self.layers))):
             slope = np.empty_like(gradient)
-            elu_slope(self.outputs[number + 1], slope)
+            elu_slope(outputs[number + 1], slope)
             slope *= gradient
-            layer.learn(self.outputs[number], slope)
+            layer.learn(outputs[number], slope)
             gradient = slope @ layer.weight
 
 

@@ -206,6 +206,59 @@ def test_new_weights_are_seen_by_the_next_look_at_the_same_rollout():
     assert (agent.outputs(lesson).policy - before).abs().max() > 1e-2
 
 
+def play(agent: A3CAgent, path: np.ndarray, after_step: Callable[[int], object]) -> Rollout:
+    """Six steps; of several games, the first is over after two and the last after four."""
+    games = path.shape[1]
+    ends = {0: 1, games - 1: 3} if games > 1 else {}
+    for t in range(6):
+        here = [game for game in range(games) if t <= ends.get(game, 6)]
+        steps = zip(here, agent.act(path[t, here]), strict=True)
+        agent.observe([Transition(path[t, g], a, 0.5 * a, 0.9, path[t + 1, g], t == ends.get(g)) for g, a in steps])
+        after_step(t)
+    return agent.finish()
+
+
+@each_dtype
+@each_spec
+@pytest.mark.parametrize("games", [1, 3])
+def test_a_rollout_that_was_played_is_learned_from_without_a_second_way_forward(spec, games, dtype, tolerance):
+    path, told, pushed = observations(spec, 7, games), [], []
+    for kind in (A3CAgent, FusedA3CAgent):
+        agent, staged = build(kind, spec, dtype, games=games)
+        agent.recurrent = agent._start = state_of(games, dtype)
+        if isinstance(agent, FusedA3CAgent):
+            agent.fused.unroll = None  # type: ignore[assignment, method-assign]
+        for _ in range(2):  # the second one stands in the memory of the first
+            lesson = play(agent, path, lambda t: None)
+            shape, generator = (len(lesson.actions), ACTIONS), torch.Generator().manual_seed(2)
+            aligned = 3 * torch.randn(shape, dtype=dtype, generator=generator)
+            told += [agent.learn(lesson), agent.mimic(lesson, aligned, 2.0, "distill")]
+        pushed.append(staged)
+    for theirs, mine in zip(told[:4], told[4:], strict=True):
+        assert mine == pytest.approx(theirs, rel=10 * tolerance)
+    for theirs, mine in zip(*pushed, strict=True):
+        agree(mine, torch.from_numpy(theirs), tolerance)
+
+
+@pytest.mark.parametrize("disturb", ["new weights", "another rollout"])
+def test_a_rollout_in_the_midst_of_which_something_else_happened_is_unrolled_anew(disturb):
+    spec, dtype = SPECS["frames"], torch.float32
+    path, pushed = observations(spec, 7, 3), []
+    for kind in (A3CAgent, FusedA3CAgent):
+        agent, staged = build(kind, spec, dtype, games=3)
+
+        def strike(t: int, agent: A3CAgent = agent) -> None:
+            if t == 2 and disturb == "new weights":
+                agent.load_weights(agent.flat.values.numpy() * np.float32(1.1))
+            elif t == 2:
+                agent.learn(rollout(spec, dtype, 3, 2))
+
+        agent.learn(play(agent, path, strike))
+        pushed.append(staged)
+    for theirs, mine in zip(*pushed, strict=True):
+        agree(mine, torch.from_numpy(theirs), 1e-5)
+
+
 @each_spec
 @pytest.mark.parametrize("games", [1, 3])
 def test_both_agents_play_alike_from_rollout_to_rollout_and_save_the_same_state(spec, games):
