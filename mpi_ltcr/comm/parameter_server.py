@@ -274,15 +274,28 @@ class ServerLink:
         self.comm, self.server, self.kinds = comm, server, tuple(kinds)
         self.patience_s, self.idle = patience_s, idle
         self.version = self.sequence = 0
-        self.values = np.zeros(values, np.float32)
+        self._request = np.empty(REQUEST_HEADER.itemsize, np.uint8)  # the longest so far: new pages would cost more
+        self._reply, self._last = np.zeros((2, REPLY_HEADER.itemsize + 4 * values), np.uint8)
+        """The one that comes, and the last one that came whole, in which `values` are."""
         self.wait_s = 0.0
         self.sent = self.received = 0
-        self._staged: dict[str, np.ndarray] = {}
-        self._reply = np.empty(REPLY_HEADER.itemsize + self.values.nbytes, np.uint8)
+        self._staged: set[str] = set()
+        self._gradients: dict[str, np.ndarray] = {}
+
+    @property
+    def values(self) -> np.ndarray:
+        """The newest weights, until the next exchange."""
+        return self._last[REPLY_HEADER.itemsize :].view(np.float32)
 
     def stage(self, kind: str, gradient: np.ndarray) -> None:
         """Put a gradient into the next exchange; several of one kind (several teachers) are added up."""
-        self._staged[kind] = gradient + self._staged[kind] if kind in self._staged else gradient.copy()
+        if kind not in self._gradients:
+            self._gradients[kind] = np.empty_like(gradient)
+        if kind in self._staged:
+            self._gradients[kind] += gradient
+        else:
+            self._gradients[kind][:] = gradient
+        self._staged.add(kind)
 
     def exchange(self, steps: int, *, returns: Sequence[float] = (), stop_asked: bool = False) -> Reply:
         """Send what is staged and wait for the newest weights, which are in `values` afterwards.
@@ -298,32 +311,37 @@ class ServerLink:
         """
         content = sum(1 << bit for bit, kind in enumerate(self.kinds) if kind in self._staged)
         content |= (0 if steps or content else PULL) | (STOP_ASKED if stop_asked else 0)
-        body = np.concatenate([self._staged[kind] for kind in self.kinds if kind in self._staged] or [self.values[:0]])
-        self._staged = {}
+        body = [self._gradients[kind] for kind in self.kinds if kind in self._staged]
+        self._staged.clear()
         return self._ask(content, body, steps, returns)
 
     def bye(self) -> None:
         """Tell a server that this guest will not ask again."""
-        message = self._message(BYE, self.values[:0], 0, ())
+        message = self._message(BYE, [], 0, ())
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take the goodbye")
 
-    def _message(self, content: int, body: np.ndarray, steps: int, returns: Sequence[float]) -> np.ndarray:
+    def _message(self, content: int, body: Sequence[np.ndarray], steps: int, returns: Sequence[float]) -> np.ndarray:
+        """It stands in memory that the next one is written into."""
         self.sequence += 1
-        start = REQUEST_HEADER.itemsize + 8 * len(returns)
-        message = np.empty(start + body.nbytes, np.uint8)
-        message[REQUEST_HEADER.itemsize : start] = np.array(returns, np.float64).view(np.uint8)
-        message[start:] = body.view(np.uint8)
+        parts = [np.array(returns, np.float64), *body]
+        size = REQUEST_HEADER.itemsize + sum(part.nbytes for part in parts)
+        if size > len(self._request):
+            self._request = np.empty(size, np.uint8)
+        message, end = self._request[:size], REQUEST_HEADER.itemsize
+        for part in parts:
+            start, end = end, end + part.nbytes
+            message[start:end] = part.view(np.uint8)
         fill_header(message, REQUEST_HEADER, content, self.sequence, self.version, steps, len(returns), 0)
         return message
 
-    def _ask(self, content: int, body: np.ndarray, steps: int, returns: Sequence[float]) -> Reply:
+    def _ask(self, content: int, body: Sequence[np.ndarray], steps: int, returns: Sequence[float]) -> Reply:
         start = time.perf_counter()
-        message = self._message(content, body, steps, returns)  # alive until the send is complete
+        message = self._message(content, body, steps, returns)
         receive = self.comm.Irecv(self._reply, self.server, REPLY)
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
         self._wait(receive, "answer")
         head = checked_header(self._reply, REPLY_HEADER, f"the answer of rank {self.server}")
-        self.values[:] = self._reply[REPLY_HEADER.itemsize :].view(np.float32)
+        self._reply, self._last = self._last, self._reply
         self.version = int(head["version"])
         self.wait_s = time.perf_counter() - start
         self.sent, self.received = message.size, self._reply.size

@@ -61,7 +61,8 @@ class Bench:
 
     def staged(self) -> dict[str, np.ndarray]:
         """Take what would be in the next message."""
-        staged, self.link._staged = self.link._staged, {}
+        staged = {kind: self.link._gradients[kind].copy() for kind in self.link._staged}
+        self.link._staged.clear()
         return staged
 
     def rollout(self) -> Rollout:

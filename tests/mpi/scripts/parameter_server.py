@@ -230,7 +230,7 @@ def fresh(comm: MPI.Intracomm) -> Iterator[tuple[MPI.Intracomm, Counters | None,
 
 
 def push_message(link: ServerLink, comm: MPI.Intracomm) -> np.ndarray:
-    return link._message(1, one(comm.rank, comm.size), 4, [2.5])
+    return link._message(1, [one(comm.rank, comm.size)], 4, [2.5])
 
 
 def damaged_requests(comm: MPI.Intracomm) -> None:
@@ -286,7 +286,7 @@ def gradients_of_wrong_size(comm: MPI.Intracomm) -> None:
     for content, numbers in ((1, 1), (3, comm.size), (2, 2 * comm.size), (4, comm.size)):
         with fresh(comm) as (lane, store, server):
             if comm.rank == 1:
-                lane.Send(link_of(lane)._message(content, np.ones(numbers, np.float32), 4, ()), 0, wire.REQUEST)
+                lane.Send(link_of(lane)._message(content, [np.ones(numbers, np.float32)], 4, ()), 0, wire.REQUEST)
             elif server and store:
                 assert f"has {numbers} numbers, its content says" in complaint(lambda server=server: serve(server))
                 assert not store.values.any()
