@@ -79,13 +79,14 @@ class VectorCourier:
         mine, everyones = ([("recent", "<f8", n)] if ranked else [] for n in ((), (service.size,)))
         self._upload = np.zeros((), [("count", "<i8"), *mine, ("phi", vectors, (most,))])
         self._sample = np.zeros((), [("rows", "<i8"), *everyones, ("phi", vectors, (samples, demonstrations))])
+        # Parts of both: to look a field up takes as long as to fill it
+        self._obs, self._action = (self._upload["phi"][name] for name in ("obs", "action"))
+        self._drawn = [(phi["obs"], phi["action"]) for phi in self._sample["phi"]]
 
     def upload(self, features: Features, recent: float) -> None:
         count = len(features.action)
         self._upload["count"] = count
-        if count:
-            self._upload["phi"]["obs"][:count] = features.obs
-            self._upload["phi"]["action"][:count] = features.action
+        self._obs[:count], self._action[:count] = features
         if self.ranked:
             self._upload["recent"] = recent
         uploads = self.service.gather(self._upload)
@@ -99,8 +100,8 @@ class VectorCourier:
     def draw(self) -> Draw:
         if self.memory is not None:
             self._sample["rows"] = len(self.memory)
-            for phi in self._sample["phi"] if len(self.memory) else ():
-                phi["obs"], phi["action"] = self.memory.sample(len(phi))
+            for obs, action in self._drawn if len(self.memory) else ():
+                obs[:], action[:] = self.memory.sample(len(action))
         sample = self.service.bcast(self._sample)
         phi0 = [Features(np.ascontiguousarray(p["obs"]), np.ascontiguousarray(p["action"])) for p in sample["phi"]]
         return Draw(int(sample["rows"]), sample["recent"] if self.ranked else np.empty(0), phi0)

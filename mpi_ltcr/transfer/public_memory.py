@@ -87,7 +87,7 @@ class PublicMemoryTransfer:
 
     def _fill_memory(self, fresh: Features) -> None:
         """Upload a share of the fresh vectors."""
-        chosen = np.flatnonzero(self.upload_rng.random(len(fresh.action)) < self.upload_probability)
+        chosen = self.upload_rng.random(len(fresh.action)) < self.upload_probability
         self.courier.upload(Features(fresh.obs[chosen], fresh.action[chosen]), self.topology.recent)
 
     def _communicate(self, agent: Agent) -> tuple[Lesson | None, Metrics]:
@@ -134,9 +134,9 @@ class PublicMemoryTransfer:
 
 
 def kl_rows(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Mean over rows of KL(teacher || student), (N, K) masses each, in nats. Computed in float64."""
-    p, q = teacher.astype(np.float64), student.astype(np.float64)
-    return float((p * np.log(_positive(p) / _positive(q))).sum(-1).mean())
+    """Mean over rows of KL(teacher || student), (N, K) masses each, in nats. Summed in float64."""
+    terms = teacher * np.log(_positive(teacher) / _positive(student))
+    return float(terms.sum(dtype=np.float64) / len(terms))
 
 
 def average_of_all(service: Service, answer: np.ndarray) -> tuple[np.ndarray, float]:
@@ -167,6 +167,8 @@ def _source(agent: int, features: Features) -> np.ndarray:
 
 def _concatenate(lessons: list[Lesson]) -> Lesson:
     """One lesson with the rows of several."""
+    if len(lessons) == 1:
+        return lessons[0]
     obs = np.concatenate([lesson.features.obs for lesson in lessons])
     action = np.concatenate([lesson.features.action for lesson in lessons])
     target = np.concatenate([lesson.target for lesson in lessons])

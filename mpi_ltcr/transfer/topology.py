@@ -10,6 +10,7 @@ Every rank computes the whole table, and the same one: it depends on nothing but
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,6 +25,11 @@ RECENT = 10
 
 def everybody(size: int, k: int, rng: np.random.Generator, returns: np.ndarray) -> np.ndarray:
     """All teammates (LTCR Figure 1); k is then N - 1, whatever was said."""
+    return _others(size)
+
+
+@functools.cache
+def _others(size: int) -> np.ndarray:
     return np.array([[j for j in range(size) if j != i] for i in range(size)], np.int64).reshape(size, size - 1)
 
 
