@@ -216,3 +216,20 @@ def test_struck_at_a_random_moment_a_job_leaves_nobody_behind_and_the_resumed_ru
     tally.add(due, expected=due - len(problems), seconds=ends, lost=[one.lost for one in struck], orphans=orphans)
     assert problems == []
     assert max((one.lost for one in struck), default=0) <= INTERVAL
+
+
+@LARGE
+@pytest.mark.fault("A11", "SIGSTOP of a rank for a minute, then SIGCONT: same end")
+def test_a_rank_that_is_stopped_for_a_minute_goes_on_as_if_nothing_had_been(
+    whole: tuple[Path, float], job: Any, memory: Path
+) -> None:
+    run = memory / "run"
+    running = job(command(run), HERE)
+    assert wait_for(lambda: status_of(run).get("frames", 0) > 0, 60)
+    victim = running.ranks()[1]
+    os.kill(victim, signal.SIGSTOP)
+    time.sleep(60)
+    os.kill(victim, signal.SIGCONT)
+    end = running.finish(120)
+    assert end.rc == 0, end.err
+    assert differences(whole[0], run) == []

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fault_report import LARGE
+
+from mpi_ltcr.comm.node import available_memory
 
 DAMAGED = pytest.mark.fault(
     "E40", "a message damaged, repeated, of another round, operation, size or version (collectives)"
@@ -18,8 +21,8 @@ SCRIPT = str(Path(__file__).parent / "scripts" / "collectives.py")
 def check(mpirun):
     """Run one named check on so many ranks: it fails if any rank fails."""
 
-    def run(ranks: int, name: str) -> None:
-        done = mpirun(ranks, [SCRIPT, name], timeout=30)
+    def run(ranks: int, name: str, timeout: float = 30) -> None:
+        done = mpirun(ranks, [SCRIPT, name], timeout=timeout)
         assert done.rc == 0, done.err
         assert done.out.strip() == f"passed: {name}"
 
@@ -29,6 +32,15 @@ def check(mpirun):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_collectives_give_what_was_sent_in_the_order_of_agents_and_not_of_ranks(ranks, check):
     check(ranks, "results")
+
+
+@LARGE
+@pytest.mark.timeout(300)
+@pytest.mark.fault("E41", "more than 2^31 bytes in a message, and in what a rank receives")
+def test_more_bytes_than_a_c_int_counts_arrive(check):
+    if (available_memory() or 0) < 20e9:
+        pytest.skip("takes 20 GB of memory")
+    check(2, "enormous", timeout=240)
 
 
 def test_agents_hear_those_whom_the_table_names_and_nobody_else(check):

@@ -55,6 +55,17 @@ def results(comm: MPI.Intracomm) -> None:
     assert service.announce("" if rank == 0 else "elsewhere") == ""
 
 
+def enormous(comm: MPI.Intracomm) -> None:
+    """More bytes than a signed 32-bit integer counts: in one message, and in all that a rank receives together."""
+    service, size = Service(comm, comm.rank), 2**31 + 8
+    told = service.bcast(np.full(size, 7 if comm.rank == 0 else 0, np.uint8))
+    assert told.size == size
+    assert told[[0, size // 2, -1]].tolist() == [7, 7, 7]
+    del told
+    heard = service.allgather(np.full(size // comm.size, comm.rank + 1, np.uint8))
+    assert heard[:, [0, -1]].tolist() == [[rank + 1] * 2 for rank in range(comm.size)]
+
+
 def deliveries(comm: MPI.Intracomm) -> None:
     """Each agent hears exactly those whom the table names for it, in that order; agents in reversed order of ranks."""
     size = comm.size
@@ -266,6 +277,7 @@ CHECKS = {
     check.__name__: check
     for check in (
         results,
+        enormous,
         deliveries,
         sums,
         bytes_counted,
