@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from mpi4py import MPI
@@ -30,6 +30,8 @@ from mpi_ltcr.comm.wire import (
     SAVE,
     STOP,
     STOP_ASKED,
+    Push,
+    Reply,
     checked_header,
     fill_header,
 )
@@ -42,28 +44,6 @@ class Store(Protocol):
     values: np.ndarray
 
     def apply(self, kind: str, gradient: np.ndarray) -> None: ...
-
-
-class Push(NamedTuple):
-    """One served request, for the log."""
-
-    worker: int
-    staleness: int
-    """Updates between the weights that the gradient was computed with and those it is applied to."""
-    queue: int
-    """Requests that were waiting when it was taken."""
-    steps: int
-    bytes: int
-
-
-class Reply(NamedTuple):
-    """What a worker gets back."""
-
-    version: int
-    frames: int
-    """T, the task's counter, when the weights were sent."""
-    order: int
-    label: int
 
 
 class ParameterServer:

@@ -6,6 +6,7 @@ A request's body is returns of episodes (float64) and then gradients, an answer'
 from __future__ import annotations
 
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,28 @@ REPLY_HEADER = np.dtype(
         ("crc", "<u4"),
     ]
 )
+
+
+class Push(NamedTuple):
+    """One served request, for the log."""
+
+    worker: int
+    staleness: int
+    """Updates between the weights that the gradient was computed with and those it is applied to."""
+    queue: int
+    """Requests that were waiting when it was taken."""
+    steps: int
+    bytes: int
+
+
+class Reply(NamedTuple):
+    """What a worker gets back."""
+
+    version: int
+    frames: int
+    """T, the task's counter, when the weights were sent."""
+    order: int
+    label: int
 
 
 def _checksum(head: np.ndarray, body: np.ndarray) -> int:

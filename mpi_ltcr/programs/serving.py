@@ -12,9 +12,10 @@ from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.assembly_ca3c import SERVER_FILE
 from mpi_ltcr.comm.mailbox import SAVED, STOP, Mailbox
-from mpi_ltcr.comm.parameter_server import ParameterServer, Push
+from mpi_ltcr.comm.parameter_server import ParameterServer
 from mpi_ltcr.comm.pulse import Wait, pulse
 from mpi_ltcr.comm.runtime import StopSignals, guard
+from mpi_ltcr.comm.wire import Push
 from mpi_ltcr.interfaces import State
 from mpi_ltcr.programs.job import tolerated
 from mpi_ltcr.programs.progress import Progress

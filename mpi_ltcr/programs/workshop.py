@@ -12,10 +12,10 @@ from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.assembly_ca3c import Worker
 from mpi_ltcr.comm.mailbox import SAVED, Mailbox
-from mpi_ltcr.comm.parameter_server import Reply, ServerLink
+from mpi_ltcr.comm.parameter_server import ServerLink
 from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.runtime import StopSignals
-from mpi_ltcr.comm.wire import SAVE, STOP
+from mpi_ltcr.comm.wire import SAVE, STOP, Reply
 from mpi_ltcr.interfaces import Episode, Metrics, Rollout, State
 
 

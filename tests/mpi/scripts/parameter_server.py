@@ -27,8 +27,8 @@ from mpi_ltcr.archive.reader import open_log
 from mpi_ltcr.comm import runtime, wire
 from mpi_ltcr.comm.collectives import WireError
 from mpi_ltcr.comm.mailbox import SAVED, Mailbox
-from mpi_ltcr.comm.parameter_server import ParameterServer, Push, ServerLink
-from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER, SAVE, STOP
+from mpi_ltcr.comm.parameter_server import ParameterServer, ServerLink
+from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER, SAVE, STOP, Push
 
 FOLDER = Path(sys.argv[2] if len(sys.argv) > 2 else "/nowhere")
 NEVER = 10**9
