@@ -149,7 +149,7 @@ class ParameterServer:
 
     def _serve(self, index: int, size: int, queue: int) -> None:
         rank, box = self.clients[index], self._inbox[index][:size]
-        head = checked_header(box, REQUEST_HEADER, f"request of rank {rank}")
+        head = checked_header(box, REQUEST_HEADER, f"request of rank {rank}", away=rank != self.comm.rank)
         self._count(rank, int(head["sequence"]))
         content = int(head["content"])
         self.stop_asked |= bool(content & STOP_ASKED)
@@ -217,7 +217,8 @@ class ParameterServer:
             self._active.discard(rank)
         self._sends[index].Wait()  # the client asks again only after it has taken the last answer
         box[REPLY_HEADER.itemsize :] = self.store.values.view(np.uint8)
-        fill_header(box, REPLY_HEADER, order, self.version, self.frames, self.label or 0, 0)
+        told = order, self.version, self.frames, self.label or 0, 0
+        fill_header(box, REPLY_HEADER, *told, away=rank != self.comm.rank)
         self._sends[index] = self.comm.Isend(box, rank, REPLY)
         if rank in self._active:
             self._receives[index] = self.comm.Irecv(self._inbox[index], rank, REQUEST)
@@ -267,6 +268,11 @@ class ServerLink:
         """The newest weights, until the next exchange."""
         return self._last[REPLY_HEADER.itemsize :].view(np.float32)
 
+    @property
+    def away(self) -> bool:
+        """Whether messages leave this process."""
+        return self.server != self.comm.rank
+
     def stage(self, kind: str, gradient: np.ndarray) -> None:
         """Put a gradient into the next exchange; several of one kind (several teachers) are added up."""
         if kind not in self._gradients:
@@ -311,7 +317,8 @@ class ServerLink:
         for part in parts:
             start, end = end, end + part.nbytes
             message[start:end] = part.view(np.uint8)
-        fill_header(message, REQUEST_HEADER, content, self.sequence, self.version, steps, len(returns), 0)
+        fields = content, self.sequence, self.version, steps, len(returns), 0
+        fill_header(message, REQUEST_HEADER, *fields, away=self.away)
         return message
 
     def _ask(self, content: int, body: Sequence[np.ndarray], steps: int, returns: Sequence[float]) -> Reply:
@@ -320,7 +327,7 @@ class ServerLink:
         receive = self.comm.Irecv(self._reply, self.server, REPLY)
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
         self._wait(receive, "answer")
-        head = checked_header(self._reply, REPLY_HEADER, f"the answer of rank {self.server}")
+        head = checked_header(self._reply, REPLY_HEADER, f"the answer of rank {self.server}", away=self.away)
         self._reply, self._last = self._last, self._reply
         self.version = int(head["version"])
         self.wait_s = time.perf_counter() - start
@@ -337,8 +344,6 @@ class ServerLink:
             if looks > 50:
                 time.sleep(2e-4)
                 if time.monotonic() - start > self.patience_s:
-                    raise LostRankError(
-                        f"rank {self.server} did not {what} for {self.patience_s:.0f} s (runtime.patience_s)",
-                        self.server,
-                    )
+                    told = f"did not {what} for {self.patience_s:.0f} s (runtime.patience_s)"
+                    raise LostRankError(f"rank {self.server} {told}", self.server)
         pulse.beat()

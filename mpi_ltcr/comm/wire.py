@@ -69,17 +69,18 @@ def _checksum(head: np.ndarray, body: np.ndarray) -> int:
     return zlib.crc32(body.data, zlib.crc32(head[:-4].data))
 
 
-def fill_header(message: np.ndarray, dtype: np.dtype, *fields: float) -> None:
-    """Write a header with its checksum before a body that is in place already."""
+def fill_header(message: np.ndarray, dtype: np.dtype, *fields: float, away: bool) -> None:
+    """Write a header before a body that is in place already; with a checksum if it goes to another process."""
     head, body = message[: dtype.itemsize], message[dtype.itemsize :]
     head.view(dtype)[0] = (MAGIC, *fields, 0)
-    head.view(dtype)["crc"] = _checksum(head, body)
+    if away:
+        head.view(dtype)["crc"] = _checksum(head, body)
 
 
-def checked_header(message: np.ndarray, dtype: np.dtype, what: str) -> np.void:
-    """The header of a message that is whole. Raises WireError."""
+def checked_header(message: np.ndarray, dtype: np.dtype, what: str, *, away: bool) -> np.void:
+    """The header of a message that is whole; `away`: it came from another process. Raises WireError."""
     head, body = message[: dtype.itemsize], message[dtype.itemsize :]
     fields: np.void | None = head.view(dtype)[0] if len(head) == dtype.itemsize else None
-    if fields is None or int(fields["magic"]) != MAGIC or int(fields["crc"]) != _checksum(head, body):
+    if fields is None or int(fields["magic"]) != MAGIC or (away and int(fields["crc"]) != _checksum(head, body)):
         raise WireError(f"{what} was damaged on its way, or is of another version")
     return fields

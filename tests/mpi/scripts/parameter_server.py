@@ -299,7 +299,7 @@ def damaged_answers(comm: MPI.Intracomm) -> None:
         if comm.rank == 0:
             lane.Recv(np.empty(1000, np.uint8), 1, wire.REQUEST)
             answer = np.zeros(REPLY_HEADER.itemsize + 8 * comm.size, np.uint8)
-            wire.fill_header(answer, REPLY_HEADER, 0, 3, 40, 0, 0)
+            wire.fill_header(answer, REPLY_HEADER, 0, 3, 40, 0, 0, away=True)
             answer[place] ^= 1 << place % 8
             lane.Send(answer, 1, wire.REPLY)
         else:
