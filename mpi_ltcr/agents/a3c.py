@@ -9,6 +9,7 @@ Legend: G games, P of them still in the running rollout, N steps of a rollout in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -219,5 +220,12 @@ class A3CAgent:
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> int:
     """An action from softmax(logits (A,)), by one uniform number on the cumulated masses."""
-    masses = np.exp(logits.astype(np.float64) - logits.max())
-    return min(int(np.searchsorted(np.cumsum(masses), rng.random() * masses.sum(), side="right")), len(masses) - 1)
+    numbers = logits.tolist()
+    largest = max(numbers)
+    masses = [math.exp(number - largest) for number in numbers]
+    rest = rng.random() * sum(masses)
+    for action, mass in enumerate(masses):
+        rest -= mass
+        if rest < 0:
+            return action
+    return len(masses) - 1
