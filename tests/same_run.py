@@ -49,3 +49,8 @@ def differences(a: Path, b: Path) -> list[str]:
         for place in first.keys() | second.keys()
         if place not in first or place not in second or bits(first[place]) != bits(second[place])
     )
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run, by its path."""
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY
+from same_run import contents
 
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.reader import read_logs
@@ -69,11 +70,6 @@ def test_a_team_of_four_becomes_two_and_then_three(mpirun, tmp_path):
     assert rows(run, 2)[0][0] == 310, "its log begins where it came"
     assert json.loads((run / "status.json").read_text())["state"] == "completed"
     assert [problem for _, problem in verify_run(run) if problem] == []
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    """Every file of a run, by its path."""
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 @pytest.mark.fault("D36", "resumed on another number of ranks: refused with the right one")
