@@ -53,9 +53,15 @@ class FusedLSTM:
 
     def begin(self, batch: int) -> None:
         """Forget all steps; the next ones are of `batch` environments."""
-        units = len(self.on_h.weight.T)
-        widths = {"x": len(self.on_x.weight.T), **dict.fromkeys(("h", "c", "gates", "squashed", "after"), units)}
-        shapes = {name: (4, units) if name == "gates" else (width,) for name, width in widths.items()}
+        features, units = len(self.on_x.weight.T), len(self.on_h.weight.T)
+        shapes = {
+            "x": [features],
+            "h": [units],
+            "c": [units],
+            "gates": [4, units],
+            "squashed": [units],
+            "after": [units],
+        }
         self.memory = {n: np.zeros((self.room, batch, *shape), self.on_x.bias.dtype) for n, shape in shapes.items()}
         self.steps = 0
 
