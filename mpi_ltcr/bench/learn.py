@@ -112,8 +112,9 @@ def _of_agent(
 
 
 def _a3c_pieces() -> list[Piece]:
-    """The bare network by autograd, then each backend's share of a rollout. The gradient of `fused` has no way forward of
-    its own: what acting has computed is kept.
+    """The bare network by autograd, then each backend's share of a rollout.
+
+    The gradient of `fused` has no way forward of its own: what acting has computed is kept.
     """
     floor = "network forward and backward"
     pieces: list[Piece] = []

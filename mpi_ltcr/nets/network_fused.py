@@ -10,6 +10,7 @@ units. PyTorch's order of gates is input, forget, cell, output; i, f, g, o below
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,20 @@ ArrayState = tuple[np.ndarray, np.ndarray]
 """(h, c), each (B, H)."""
 Games = slice | Sequence[int]
 """Numbers of those that are played; slice(None): all."""
+
+
+class Kept(NamedTuple):
+    """What the way back needs of each step, (T, B, ..)."""
+
+    x: np.ndarray
+    h: np.ndarray
+    """Before the step, and so c."""
+    c: np.ndarray
+    gates: np.ndarray
+    squashed: np.ndarray
+    """tanh of c after the step."""
+    after: np.ndarray
+    """h after the step."""
 
 
 class FusedLSTM:
@@ -53,32 +68,25 @@ class FusedLSTM:
 
     def begin(self, batch: int) -> None:
         """Forget all steps; the next ones are of `batch` environments."""
-        features, units = len(self.on_x.weight.T), len(self.on_h.weight.T)
-        shapes = {
-            "x": [features],
-            "h": [units],
-            "c": [units],
-            "gates": [4, units],
-            "squashed": [units],
-            "after": [units],
-        }
-        self.memory = {n: np.zeros((self.room, batch, *shape), self.on_x.bias.dtype) for n, shape in shapes.items()}
+        features, units, dtype = len(self.on_x.weight.T), len(self.on_h.weight.T), self.on_x.bias.dtype
+        shapes = (features,), (units,), (units,), (4, units), (units,), (units,)
+        self.kept = Kept(*(np.zeros((self.room, batch, *shape), dtype) for shape in shapes))
         self.steps = 0
 
     def advance(self, x: np.ndarray, inputs: np.ndarray, state: ArrayState, games: Games) -> ArrayState:
         """`step`, kept for the way back: x (P, F), what `inputs` made of it, and the state of these environments."""
         if self.steps == self.room:
-            self.memory = {n: np.concatenate([kept, np.zeros_like(kept)]) for n, kept in self.memory.items()}
+            self.kept = Kept(*(np.concatenate([part, np.zeros_like(part)]) for part in self.kept))
             self.room *= 2
         after, gates, squashed = self.step(inputs, state)
-        for kept, rows in zip(self.memory.values(), (x, *state, gates, squashed, after[0]), strict=True):
-            kept[self.steps, games] = rows
+        for part, rows in zip(self.kept, (x, *state, gates, squashed, after[0]), strict=True):
+            part[self.steps, games] = rows
         self.steps += 1
         return after
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Fill the gradients, from that of h after all steps since `begin` (T, B, H); returns that of x (T, B, F)."""
-        x, h, c, gates, squashed, _ = (kept[: self.steps] for kept in self.memory.values())
+        x, h, c, gates, squashed, _ = (part[: self.steps] for part in self.kept)
         inside = _inside(gradient, c, gates, squashed, self.on_h.weight)
         inside = inside.reshape(-1, self.on_h.weight.shape[0])
         self.on_x.learn(x.reshape(len(inside), -1), inside)
@@ -184,7 +192,7 @@ class FusedNetwork:
         return self._outputs()
 
     def _outputs(self) -> dict[str, np.ndarray]:
-        self.hidden = self._rows(self.lstm.memory["after"][: self.lstm.steps], self.places)
+        self.hidden = self._rows(self.lstm.kept.after[: self.lstm.steps], self.places)
         return {name: head(self.hidden) for name, head in self.heads.items()}
 
     def backward(self, gradients: dict[str, np.ndarray]) -> None:
@@ -203,7 +211,7 @@ class FusedNetwork:
 
     def _padded(self, rows: np.ndarray, steps: int) -> np.ndarray:
         """(N, F) of the rollouts that are being learned from -> (T, B, F) with zeros behind the shorter ones."""
-        batch = self.lstm.memory["x"].shape[1]
+        batch = self.lstm.kept.x.shape[1]
         padded = np.zeros((steps * batch, rows.shape[1]), rows.dtype)
         padded[self.places] = rows
         return padded.reshape(steps, batch, -1)
