@@ -1,4 +1,4 @@
-"""Clocks that jump and files without a date: neither a false alarm, nor another checkpoint, nor another end."""
+"""A clock that jumps: no false alarm, and the same end. (Files without dates: `tests/resume/test_resume.py`.)"""
 
 from __future__ import annotations
 
@@ -64,17 +64,3 @@ def test_a_clock_that_jumps_raises_no_alarm_and_changes_nothing(
     assert differences(*runs) == []
     told = [json.loads((runs[1] / "heartbeat" / f"rank000{rank}.json").read_text())["time"] for rank in range(2)]
     assert told[1] - told[0] == pytest.approx(float(jump), abs=60), "it came too late to prove anything"
-
-
-@LARGE
-@pytest.mark.fault("C28", "every file of a run dated 1970: resumed from the newest checkpoint, same end")
-def test_checkpoints_are_told_apart_by_their_frames_and_not_by_their_dates(start: Starter, tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train = ["-m", "mpi_ltcr", "train", "ltcr-cartpole-alone", *TINY]
-    for run, frames in ((whole, "500"), (cut, "400")):
-        assert start(0, [*train, "--out", str(run), "--frames", frames]).finish(120).rc == 0
-    for number, path in enumerate(sorted(cut.rglob("*"), reverse=True)):
-        os.utime(path, (number, number))  # the newest of all is the oldest by its date
-    done = start(0, ["-m", "mpi_ltcr", "resume", str(cut), "--frames", "500"], {"TZ": "America/Caracas"}).finish(120)
-    assert done.rc == 0, done.err
-    assert differences(whole, cut) == []
