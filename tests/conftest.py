@@ -57,6 +57,19 @@ class Finished(NamedTuple):
     seconds: float
 
 
+def preloadable(source: Path, folder: Path) -> Path:
+    """A library for LD_PRELOAD, compiled from C; skips the test where there is no compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip(f"no C compiler for {source.name} (gcc)")
+    library = folder / f"{source.stem}.so"
+    flags = ["-O1", "-shared", "-fPIC", "-D_LARGEFILE64_SOURCE", "-o", str(library), str(source), "-ldl"]
+    done = subprocess.run([compiler, *flags], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"{source.name} cannot be compiled: {done.stderr.splitlines()[0]}")
+    return library
+
+
 class Started:
     """A running job, in a session of its own. `finish` waits for it, `kill` ends every process of it."""
 

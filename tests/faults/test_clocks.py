@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import HERE, TINY, Starter
+from conftest import HERE, TINY, Starter, preloadable
 from fault_report import LARGE
 from same_run import differences
 
@@ -26,14 +25,7 @@ LONG = ["--frames", "8000", "--checkpoint.every", "2000", "--runtime.patience_s"
 @pytest.fixture
 def clock(tmp_path: Path) -> Path:
     """A library under which the wall clock jumps."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler for the library that lets the clock jump (gcc)")
-    library = tmp_path / "clock.so"
-    subprocess.run(
-        [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(SCRIPTS / "clock.c"), "-ldl"], check=True
-    )
-    return library
+    return preloadable(SCRIPTS / "clock.c", tmp_path)
 
 
 def test_the_clock_of_these_tests_does_jump(clock: Path) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import preloadable
 from fault_report import ALL, LARGE, Tally, memory_folder
 
 pytestmark = pytest.mark.timeout(1800)
@@ -25,15 +25,7 @@ ERRORS = {"ENOSPC": 28, "EIO": 5, "EDQUOT": 122, "EROFS": 30}
 @pytest.fixture(scope="session")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that makes a disk fail at a chosen call."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler for the library that lets the disk fail (gcc)")
-    library = tmp_path_factory.mktemp("disk") / "crash.so"
-    flags = ["-O1", "-shared", "-fPIC", "-D_LARGEFILE64_SOURCE", "-o", str(library), str(SCRIPTS / "crash.c"), "-ldl"]
-    done = subprocess.run([compiler, *flags], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"the library that lets the disk fail cannot be compiled: {done.stderr.splitlines()[0]}")
-    return library
+    return preloadable(SCRIPTS / "crash.c", tmp_path_factory.mktemp("disk"))
 
 
 @pytest.fixture

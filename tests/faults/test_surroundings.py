@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import HERE, LAUNCHER_VARIABLES, ROOT, TINY, Starter
+from conftest import HERE, LAUNCHER_VARIABLES, ROOT, TINY, Starter, preloadable
 from fault_report import ALL, LARGE, Tally
 
 from mpi_ltcr.archive.verification import verify_run
@@ -110,13 +110,7 @@ def test_jobs_that_are_started_and_stopped_leave_nothing_behind(mpi: str, tmp_pa
 @pytest.fixture
 def lockless(tmp_path: Path) -> Path:
     """A library under which flock() and fcntl() locks are not supported, as on some network file systems."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler for the library that refuses locks (gcc)")
-    library = tmp_path / "lockless.so"
-    flags = ["-O1", "-shared", "-fPIC", "-o", str(library), str(SCRIPTS / "lockless.c"), "-ldl"]
-    subprocess.run([compiler, *flags], check=True)
-    return library
+    return preloadable(SCRIPTS / "lockless.c", tmp_path)
 
 
 @pytest.mark.fault("C25", "a file system without locks (ENOLCK): trains, is verified and read")
