@@ -70,12 +70,12 @@ class A3CAgent:
 
     def act(self, obs: Sequence[np.ndarray]) -> list[int]:
         """Of each game that is left, an action drawn from softmax(policy logits); advances the recurrent states."""
-        logits, _, self.recurrent = self._look(np.array(obs), self.recurrent)
-        return self._drawn(logits)
-
-    def _drawn(self, logits: np.ndarray) -> list[int]:
-        """Of each game that is left, an action from its row of logits (P, A)."""
+        logits, _, self.recurrent = self._play(np.array(obs))
         return [draw(row, self.explore_rngs[game]) for row, game in zip(logits, self._playing, strict=True)]
+
+    def _play(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, RecurrentState]:
+        """`_look` at the next observations of the running rollout."""
+        return self._look(obs, self.recurrent)
 
     def observe(self, transitions: Sequence[Transition]) -> None:
         """Append a step of each game that was left; those that are over leave, and with them their recurrent states."""

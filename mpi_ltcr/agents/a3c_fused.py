@@ -9,7 +9,8 @@ Legend: P games that are played, N steps of a rollout in all games, T of one, A 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ import torch
 
 from mpi_ltcr.agents.a3c import A3CAgent
 from mpi_ltcr.interfaces import Metrics, Rollout
-from mpi_ltcr.nets.network_fused import FusedNetwork
+from mpi_ltcr.nets.network_fused import ArrayState, FusedNetwork
 from mpi_ltcr.nets.universe import Outputs, RecurrentState
 from mpi_ltcr.steppers import PushStepper
+
+Step = Callable[[np.ndarray, ArrayState], tuple[np.ndarray, np.ndarray, ArrayState]]
+"""Of a `FusedNetwork`: `step`, or `play` of some games."""
 
 
 class FusedA3CAgent(A3CAgent):
@@ -47,14 +51,6 @@ class FusedA3CAgent(A3CAgent):
         super()._begin(recurrent, first)
         self.fused.begin(self.games)
 
-    def act(self, obs: Sequence[np.ndarray]) -> list[int]:
-        """As A3CAgent; what learning needs of it is kept."""
-        self._unrolled = None
-        h, c = self.recurrent
-        logits, _, after = self.fused.play(self._inputs(np.array(obs)), (h.numpy(), c.numpy()), self._playing)
-        self.recurrent = torch.from_numpy(after[0]), torch.from_numpy(after[1])
-        return self._drawn(logits)
-
     def finish(self) -> Rollout:
         """As A3CAgent."""
         rollout = super().finish()
@@ -62,9 +58,19 @@ class FusedA3CAgent(A3CAgent):
         self._unrolled = (rollout, out) if out else None
         return rollout
 
+    def _play(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, RecurrentState]:
+        """As A3CAgent; what learning needs of it is kept."""
+        self._unrolled = None
+        return self._through(functools.partial(self.fused.play, games=self._playing), obs, self.recurrent)
+
     def _look(self, obs: np.ndarray, recurrent: RecurrentState) -> tuple[np.ndarray, np.ndarray, RecurrentState]:
+        return self._through(self.fused.step, obs, recurrent)
+
+    def _through(
+        self, step: Step, obs: np.ndarray, recurrent: RecurrentState
+    ) -> tuple[np.ndarray, np.ndarray, RecurrentState]:
         h, c = recurrent
-        logits, values, (h_next, c_next) = self.fused.step(self._inputs(obs), (h.numpy(), c.numpy()))
+        logits, values, (h_next, c_next) = step(self._inputs(obs), (h.numpy(), c.numpy()))
         return logits, values, (torch.from_numpy(h_next), torch.from_numpy(c_next))
 
     def outputs(self, rollout: Rollout) -> Outputs:

@@ -36,6 +36,10 @@ class Recorder:
     def __init__(self, *, path: Path, attributes: dict[str, Any]) -> None:
         self.path = path
         self.attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Without a row."""
         self._held: dict[str, Rows] = {name: [] for name in TABLES}
         self._file = _without_rows(self.attributes)
 
@@ -77,8 +81,7 @@ class Recorder:
         if not source.exists() and not any(rows.values()):  # of a new agent
             return
         tables = _read(source, rows)
-        self._held = {name: [] for name in TABLES}
-        self._file = _without_rows(self.attributes)
+        self._begin()
         for name, content in tables.items():
             _append(self._file[name], content)
 
@@ -86,8 +89,8 @@ class Recorder:
 def _without_rows(attributes: dict[str, Any]) -> h5py.File:
     """A log in memory, every table in it without a row."""
     options = {"userblock_size": USER_BLOCK, "rdcc_nbytes": 0}  # without a cache, which would be one for each column
-    name = uuid.uuid4().hex  # of no file: HDF5 tells the files of a process apart by it
-    file = h5py.File(name, "w", driver="core", backing_store=False, libver=HDF5_VERSION, **options)
+    nowhere = uuid.uuid4().hex  # the name of no file: HDF5 tells the files of a process apart by it
+    file = h5py.File(nowhere, "w", driver="core", backing_store=False, libver=HDF5_VERSION, **options)
     file.attrs.update(attributes)
     for name in TABLES:
         group = file.create_group(name, track_order=True)
