@@ -13,6 +13,10 @@ launcher=   # process id of srun or mpirun
 stopping=   # the time limit is near
 cancelled=  # SLURM ends the job itself: it is not for us to requeue it
 
+# Open MPI's files of this attempt: what a killed mpirun leaves in /tmp stops another one of the same process number.
+session=$(mktemp -d)
+
+trap 'rm -rf "$session"' EXIT
 trap 'stopping=yes; pass_on' USR1
 trap 'cancelled=yes; pass_on' TERM
 
@@ -28,7 +32,7 @@ say() {
 launch() {
     local options=()
     if [ "$LAUNCH" = mpirun ]; then
-        exec mpirun -n "$SLURM_NTASKS" "$@"
+        PRTE_MCA_prte_local_tmpdir_base=$session exec mpirun -n "$SLURM_NTASKS" "$@"
     fi
     [ "$GPUS_PER_TASK" = 0 ] || options+=("--gpus-per-task=$GPUS_PER_TASK")
     [ -z "${SLURM_CPUS_PER_TASK:-}" ] || options+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")

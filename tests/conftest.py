@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cache
@@ -44,6 +45,10 @@ TINY = [
     *("--log.distributions_at", "[200]"),
 ]
 """Overrides that make any preset a training of a second. The replay wraps around, so that this is covered too."""
+
+SESSION = "PRTE_MCA_prte_local_tmpdir_base"
+"""Folder in which Open MPI's mpirun keeps its session: in /tmp it trips over what a killed one with its process number
+has left."""
 
 LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "SLURM_")
 
@@ -85,10 +90,11 @@ class Started:
         clean["PATH"] = f"{prefix}/bin:{clean.get('PATH', '')}"
         clean.setdefault("PYTHONFAULTHANDLER", "1")
         launch, extra = launcher(ranks, prefix) if ranks else ([], {})
+        self.session = tempfile.TemporaryDirectory(prefix="mpirun-", ignore_cleanup_errors=True)
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
             [*launch, *program(argv, prefix)],
-            env={**clean, **extra, **(env or {})},
+            env={**clean, SESSION: self.session.name, **extra, **(env or {})},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -150,6 +156,8 @@ class Started:
             self.kill()
             out, err = self.process.communicate(timeout=10)
             pytest.fail(f"the job did not end within {timeout} s\n--- stdout\n{out}\n--- stderr\n{err}")
+        finally:
+            self.session.cleanup()
         return Finished(self.process.returncode, out, err, time.perf_counter() - self.began)
 
 
@@ -227,6 +235,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         if job.process.poll() is None:
             job.kill()
             job.process.communicate(timeout=10)
+        job.session.cleanup()
 
 
 @pytest.fixture

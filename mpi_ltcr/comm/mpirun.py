@@ -14,6 +14,9 @@ from mpi4py import MPI
 
 OPEN_MPI, MPICH = "Open MPI", "MPICH"
 NAMES = ("mpirun", "mpiexec")
+SESSION = "PRTE_MCA_prte_local_tmpdir_base"
+"""Names to Open MPI's mpirun the folder of its session. By default that is /tmp, and a job that was killed leaves files
+there at which another mpirun with the same process number fails ("listener thread failed to start")."""
 
 
 class Launcher(NamedTuple):

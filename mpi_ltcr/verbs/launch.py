@@ -22,6 +22,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -146,22 +147,23 @@ class Supervisor:
         before = self.run.read_status().get("attempt", 0)
         words = [*self.words, *command]
         tell(shlex.join(words))
-        self.process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **self.variables},
-            start_new_session=True,
-            preexec_fn=_prepare_child,
-        )
+        with tempfile.TemporaryDirectory(prefix="mpi-ltcr-", ignore_cleanup_errors=True) as session:
+            self.process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                env={mpirun.SESSION: session, **os.environ, **self.variables},
+                start_new_session=True,
+                preexec_fn=_prepare_child,
+            )
+            code = self._see_it_end(self.process)
+        return self._outcome(int(before), code)
+
+    def _see_it_end(self, process: subprocess.Popen) -> int:
         while True:
             if self.stopping:
                 self._pass_on(signal.SIGUSR1)  # again and again: a rank that was only starting has not heard it
-            try:
-                code = self.process.wait(REMIND_S)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        return self._outcome(int(before), code)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(REMIND_S)
 
     def _outcome(self, before: int, code: int) -> int:
         """What an attempt came to: the record tells, where it was written."""

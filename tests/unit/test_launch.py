@@ -31,6 +31,9 @@ calls = run / "calls"
 number = len(calls.read_text().splitlines()) if calls.exists() else 0
 with open(calls, "a") as file:
     file.write(json.dumps(sys.argv[3:]) + "\\n")
+with open(run / "sessions", "a") as file:
+    session = os.environ["PRTE_MCA_prte_local_tmpdir_base"]
+    file.write(f"{session} {os.path.isdir(session)}\\n")
 step = script[min(number, len(script) - 1)]
 if step.get("wait"):
     (run / "ready").write_text("")
@@ -87,6 +90,14 @@ def test_it_goes_on_after_crashes_alone_and_believes_the_record(
     ended, commands = run(job, script, restarts)
     assert ended == code
     assert commands == [TEAM, *[["resume", "it"]] * (attempts - 1)]
+
+
+def test_each_attempt_has_a_folder_of_its_own_for_the_session_of_its_mpirun(job: Supervisor) -> None:
+    run(job, [CRASHED, DONE], restarts=1)
+    told = [line.split() for line in (job.run.root / "sessions").read_text().splitlines()]
+    assert [there for _, there in told] == ["True", "True"]
+    assert len({folder for folder, _ in told}) == 2
+    assert not any(Path(folder).exists() for folder, _ in told)
 
 
 def test_a_job_that_was_killed_without_a_word_is_written_down_as_lost(job: Supervisor) -> None:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import Started
+from conftest import SESSION, Started
 
 SCRIPT = Path(__file__).parent / "waiting.py"
 GONE_S = 10.0
@@ -32,7 +32,9 @@ def cycle(folder: Path, prefix: Path, victim: str) -> tuple[float, int, list[str
     """Seconds to the end, processes and files that are left."""
     (temporary := folder / "tmp").mkdir()
     length = "0.1" if victim == "nobody" else "30"
-    job = Started(2, [str(SCRIPT), str(folder), length], folder, {"TMPDIR": str(temporary)}, prefix)
+    job = Started(
+        2, [str(SCRIPT), str(folder), length], folder, {"TMPDIR": str(temporary), SESSION: str(temporary)}, prefix
+    )
     while len(list(folder.glob("up?"))) < 2 and job.process.poll() is None:
         time.sleep(0.005)
     everybody, ranks, since = [job.pid, *job.descendants()], job.ranks(), time.monotonic()
@@ -43,7 +45,7 @@ def cycle(folder: Path, prefix: Path, victim: str) -> tuple[float, int, list[str
         time.sleep(0.005)
     seconds, orphans = time.monotonic() - since, sum(map(alive, everybody))
     job.kill()
-    job.process.communicate(timeout=10)
+    job.finish(timeout=10)
     left = os.listdir("/dev/shm")
     # Open MPI's mpirun keeps its session there, and takes it with it unless it is killed itself.
     left += [] if victim == "mpirun" else os.listdir(temporary)
