@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mpi_ltcr.bench.measuring import Asked, Bench
-from mpi_ltcr.comm.collectives import HEADER, TAIL, Service, wait
+from mpi_ltcr.comm.collectives import HEADER, TAIL, Service
+from mpi_ltcr.comm.waiting import waiting
 from mpi_ltcr.interfaces import EnvSpec, Features
 from mpi_ltcr.memory.public import PublicMemory
 from mpi_ltcr.transfer.public_memory import PublicMemoryTransfer
@@ -146,15 +147,15 @@ def _bare(team: Any, answers: str) -> Callable[[], None]:
     following, before = (team.rank + 1) % team.size, (team.rank - 1) % team.size
 
     def round_() -> None:
-        wait(team.Igather(upload, uploads if team.rank == 0 else None, root=0))
-        wait(team.Ibcast(sample, root=0))
+        waiting.until(team.Igather(upload, uploads if team.rank == 0 else None, root=0))
+        waiting.until(team.Ibcast(sample, root=0))
         if answers == "bare allgather":
-            wait(team.Iallgather(masses, everyones))
+            waiting.until(team.Iallgather(masses, everyones))
         elif answers == "bare allreduce":
-            wait(team.Iallreduce(integers, sums))
+            waiting.until(team.Iallreduce(integers, sums))
         else:
             requests = [team.Irecv(everyones[0], source=before), team.Isend(masses, dest=following)]
             for request in requests:
-                wait(request)
+                waiting.until(request)
 
     return round_

@@ -1,7 +1,6 @@
 """Collectives of one service over numpy buffers, on a communicator of its own. No pickle, no size exchange.
 
-Every call is non-blocking underneath and waited for with `wait`, so that a rank that only waits gives its core back
-(there may be more ranks than cores) and Python's signal handlers run meanwhile.
+Every call is non-blocking underneath, so that Python's signal handlers run while it is waited for (`waiting.py`).
 
 Results are in the order of agents, not of ranks: nothing that is computed from them depends on who sits where.
 
@@ -29,6 +28,7 @@ from mpi4py import MPI
 
 from mpi_ltcr.comm import launch
 from mpi_ltcr.comm.pulse import Wait, pulse
+from mpi_ltcr.comm.waiting import waiting
 
 MAGIC, VERSION = 0x4C544352, 3  # "LTCR"
 FNV_PRIME = 0x100000001B3
@@ -57,17 +57,6 @@ FIXED_POINT, TAIL = 2.0**48, 4
 
 class WireError(RuntimeError):
     """A message that is not the one that was due: damaged, of another round, or of another operation."""
-
-
-def wait(request: MPI.Request) -> None:
-    """Complete a request. Polls eagerly at first (an exchange takes microseconds), then sleeps between looks."""
-    looks = 0
-    while not request.Test():
-        looks += 1
-        if looks < 200:
-            os.sched_yield()
-        else:
-            time.sleep(min(1e-3, 2e-5 * (looks - 199)))
 
 
 def seal(message: np.ndarray) -> None:
@@ -215,7 +204,7 @@ class Service:
             pulse.join(Wait(f"those whom it hears in {what}", tuple(self._members[rank] for rank in ranks)))
         try:
             for request in requests:
-                wait(request)
+                waiting.until(request)
         except MPI.Exception as error:  # e.g. truncated: somebody sent more than was due
             raise WireError(f"{what}, round {self.round}: {error}; the ranks' collectives are out of step") from None
         pulse.beat()

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from mpi4py import MPI
 
+from mpi_ltcr.comm.node import cpus
+
 OPEN_MPI, MPICH = "Open MPI", "MPICH"
 NAMES = ("mpirun", "mpiexec")
 SESSION = "PRTE_MCA_prte_local_tmpdir_base"
@@ -75,9 +77,8 @@ def find() -> Launcher | None:
 
 def cores() -> int:
     """Cores that this process may use, each counted once however many threads it runs: Open MPI's slots."""
-    able = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     known = set()
-    for cpu in able:
+    for cpu in cpus():
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
         try:
             known.add((topology.joinpath("physical_package_id").read_text(), topology.joinpath("core_id").read_text()))

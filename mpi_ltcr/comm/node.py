@@ -1,8 +1,9 @@
-"""What the ranks of one node share: its memory."""
+"""What the ranks of one node share: its memory and its cores."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,26 @@ def total_of_node(comm: MPI.Intracomm, amount: int) -> tuple[int, int]:
     size = node.size
     node.Free()
     return int(total[0]), size
+
+
+MOST_CPUS = 8192
+"""What Linux can count to."""
+
+
+def cpus() -> set[int]:
+    """Numbers of the processors that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def cores_of_node(comm: MPI.Intracomm) -> tuple[int, int]:
+    """Collective. This node's ranks, and the processors that any of them may use."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    able = np.zeros(MOST_CPUS, np.uint8)
+    able[list(cpus())] = 1
+    node.Allreduce(MPI.IN_PLACE, able, MPI.MAX)
+    size = node.size
+    node.Free()
+    return size, int(able.sum())
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

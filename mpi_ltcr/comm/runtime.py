@@ -27,7 +27,9 @@ from typing import Any
 from mpi4py import MPI
 
 from mpi_ltcr.comm import launch
+from mpi_ltcr.comm.node import cores_of_node
 from mpi_ltcr.comm.pulse import pulse
+from mpi_ltcr.comm.waiting import waiting
 from mpi_ltcr.comm.watchdog import FILE_S, START_S, Watchdog, within
 from mpi_ltcr.interfaces import NonFiniteError
 
@@ -159,6 +161,7 @@ def start() -> MPI.Intracomm:
             ENVIRONMENT,
         )
     _take_names_away(MPI.COMM_WORLD)
+    waiting.share(*cores_of_node(MPI.COMM_WORLD))
     return MPI.COMM_WORLD
 
 

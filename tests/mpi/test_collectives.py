@@ -68,6 +68,10 @@ def test_an_exchange_between_ranks_that_are_there_takes_no_nap(check):
     check(2, "fast")
 
 
+def test_the_ranks_of_a_machine_count_themselves_and_the_cores_of_all(check):
+    check(2, "cores")
+
+
 @DAMAGED
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_a_flipped_bit_is_noticed_by_every_rank_that_receives_it(ranks, check):

@@ -5,6 +5,7 @@ mpirun -n 3 python collectives.py CHECK
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ import mpi_ltcr.comm  # noqa: F401  (so that mpi4py does not initialise MPI at i
 from mpi4py import MPI  # isort: skip
 
 from mpi_ltcr.comm.collectives import BCAST, FIELDS, HEADER, Service, WireError, seal
+from mpi_ltcr.comm.node import cores_of_node
 
 HEAD = HEADER.size
 ROW = np.dtype([("count", "<i8"), ("phi", "<f4", (3, 2))])
@@ -143,6 +145,12 @@ def waiting(comm: MPI.Intracomm) -> None:
     wall, core = time.perf_counter() - wall, time.process_time() - core
     assert comm.rank == 0 or wall > 1.5, wall
     assert core < 0.5, core
+
+
+def cores(comm: MPI.Intracomm) -> None:
+    """All ranks of this machine count themselves and the processors that one of them or another may use."""
+    able = set.union(*comm.allgather(os.sched_getaffinity(0)))
+    assert cores_of_node(comm) == (comm.size, len(able))
 
 
 def fast(comm: MPI.Intracomm) -> None:
@@ -283,6 +291,7 @@ CHECKS = {
         bytes_counted,
         independent,
         waiting,
+        cores,
         fast,
         flipped_bit,
         damaged_broadcast,
