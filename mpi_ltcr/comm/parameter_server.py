@@ -20,6 +20,7 @@ from mpi4py import MPI
 from mpi_ltcr.comm.collectives import WireError
 from mpi_ltcr.comm.pulse import Wait, pulse
 from mpi_ltcr.comm.runtime import LostRankError
+from mpi_ltcr.comm.waiting import waiting
 from mpi_ltcr.comm.wire import (
     BYE,
     PULL,
@@ -335,15 +336,15 @@ class ServerLink:
         return Reply(self.version, int(head["frames"]), int(head["order"]), int(head["label"]))
 
     def _wait(self, request: MPI.Request, what: str) -> None:
-        start, looks = time.monotonic(), 0
+        end = time.monotonic() + self.patience_s
         mark = Wait(f"rank {self.server} to {what}", (self.server,))
-        while not request.Test():
+
+        def meanwhile() -> None:
             self.idle()
             pulse.waits = mark
-            looks += 1
-            if looks > 50:
-                time.sleep(2e-4)
-                if time.monotonic() - start > self.patience_s:
-                    told = f"did not {what} for {self.patience_s:.0f} s (runtime.patience_s)"
-                    raise LostRankError(f"rank {self.server} {told}", self.server)
+            if time.monotonic() > end:
+                told = f"did not {what} for {self.patience_s:.0f} s (runtime.patience_s)"
+                raise LostRankError(f"rank {self.server} {told}", self.server)
+
+        waiting.until(request, meanwhile)
         pulse.beat()

@@ -5,10 +5,10 @@ A request's body is returns of episodes (float64) and then gradients, an answer'
 
 from __future__ import annotations
 
-import zlib
 from typing import NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from mpi_ltcr.comm.collectives import WireError
 
@@ -66,7 +66,7 @@ class Reply(NamedTuple):
 
 def _checksum(head: np.ndarray, body: np.ndarray) -> int:
     """Of a message without its checksum, which is the last field of the header."""
-    return zlib.crc32(body.data, zlib.crc32(head[:-4].data))
+    return crc32(body.data, crc32(head[:-4].data))
 
 
 def fill_header(message: np.ndarray, dtype: np.dtype, *fields: float, away: bool) -> None:

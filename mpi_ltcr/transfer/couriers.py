@@ -19,10 +19,10 @@ bytes to receive, and rank 0 the bottleneck.)
 
 from __future__ import annotations
 
-import zlib
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from mpi_ltcr.comm.collectives import Service, WireError
 from mpi_ltcr.interfaces import EnvSpec, Features
@@ -151,7 +151,7 @@ class FrameCourier:
         parcel["frames"][: len(frames)] = frames
         for rows, received in zip(heads["count"], self.service.allgather(parcel), strict=True):
             self.memory.add(Features(received["frames"][received["numbers"][:rows]], received["action"][:rows]))
-            self.checksum = zlib.crc32(np.ascontiguousarray(received).reshape(-1).view(np.uint8).data, self.checksum)
+            self.checksum = crc32(np.ascontiguousarray(received).reshape(-1).view(np.uint8).data, self.checksum)
 
     def draw(self) -> Draw:
         rows = len(self.memory)
