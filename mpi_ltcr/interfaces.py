@@ -232,6 +232,17 @@ class Transfer(Stateful, Protocol):
         ...
 
 
+class Store(Protocol):
+    """What a parameter server serves."""
+
+    values: np.ndarray
+    """A flat vector, float32."""
+
+    def apply(self, kind: str, gradient: np.ndarray) -> None:
+        """Change it by a gradient of this kind."""
+        ...
+
+
 class Stepper(Stateful, Protocol):
     """How a gradient becomes a change of weights: a local optimiser, or a push to a parameter server."""
 

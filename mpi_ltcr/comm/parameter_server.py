@@ -2,8 +2,8 @@
 
 A worker sends what it has (flat gradients, with a fixed header, by Isend) and gets the newest weights back; that is one
 `exchange`, once a rollout. The server answers whoever has asked since its last look, applies each gradient exactly
-once, and counts the task's steps T. Workers of other tasks may fetch weights without sending anything (collaborative
-teachers).
+once, and counts the task's steps T. A worker on the server's own rank calls it. Workers of other tasks may fetch weights
+without sending anything (collaborative teachers).
 
 While nothing arrives the server sleeps between looks: there may be more ranks than cores.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from mpi4py import MPI
@@ -33,18 +32,11 @@ from mpi_ltcr.comm.wire import (
     STOP_ASKED,
     Push,
     Reply,
+    Request,
     checked_header,
     fill_header,
 )
-from mpi_ltcr.interfaces import State
-
-
-class Store(Protocol):
-    """What the server serves: a flat vector, and one way to change it for each kind of gradient."""
-
-    values: np.ndarray
-
-    def apply(self, kind: str, gradient: np.ndarray) -> None: ...
+from mpi_ltcr.interfaces import State, Store
 
 
 class ParameterServer:
@@ -98,7 +90,7 @@ class ParameterServer:
         longest = REQUEST_HEADER.itemsize + 8 * games + 4 * sum(sizes.values())
         self._inbox = [np.empty(longest, np.uint8) for _ in self.clients]
         self._outbox = [np.empty(REPLY_HEADER.itemsize + store.values.nbytes, np.uint8) for _ in self.clients]
-        self._receives = [comm.Irecv(box, rank, REQUEST) for box, rank in zip(self._inbox, self.clients, strict=True)]
+        self._receives = [self._listen(index) for index in range(len(self.clients))]
         self._sends: list[MPI.Request] = [MPI.REQUEST_NULL] * len(self.clients)
 
     @property
@@ -116,6 +108,21 @@ class ParameterServer:
         """The workers are being told to stop."""
         return self.stop_asked or self.frames >= self.limit
 
+    def _listen(self, index: int) -> MPI.Request:
+        """For the next request; the worker of this very rank calls `answer`."""
+        rank, here = self.clients[index], self.comm.rank
+        return MPI.REQUEST_NULL if rank == here else self.comm.Irecv(self._inbox[index], rank, REQUEST)
+
+    def answer(self, message: np.ndarray) -> np.ndarray:
+        """Serve the worker of this very rank: a request -> the reply, which stands until the next one.
+
+        Through MPI both would be copied four times, and a piece at each look.
+        """
+        index = self.clients.index(self.comm.rank)
+        pulse.beat()
+        self._serve(index, message, 1)
+        return self._outbox[index]
+
     def poll(self) -> int:
         """Serve everyone who is waiting; how many those were.
 
@@ -127,7 +134,7 @@ class ParameterServer:
         if waiting:
             pulse.beat()
         for place, (index, size) in enumerate(waiting):
-            self._serve(index, size, len(waiting) - place)
+            self._serve(index, self._inbox[index][:size], len(waiting) - place)
         if not waiting:
             self._check_silence()
         return len(waiting)
@@ -148,8 +155,8 @@ class ParameterServer:
                     f"rank {rank} has not been heard of for {self.patience_s:.0f} s (runtime.patience_s)", rank
                 )
 
-    def _serve(self, index: int, size: int, queue: int) -> None:
-        rank, box = self.clients[index], self._inbox[index][:size]
+    def _serve(self, index: int, box: np.ndarray, queue: int) -> None:
+        rank = self.clients[index]
         head = checked_header(box, REQUEST_HEADER, f"request of rank {rank}", away=rank != self.comm.rank)
         self._count(rank, int(head["sequence"]))
         content = int(head["content"])
@@ -162,7 +169,7 @@ class ParameterServer:
             start = REQUEST_HEADER.itemsize + 8 * int(head["episodes"])
             returns = box[REQUEST_HEADER.itemsize : start].view(np.float64).tolist()
             self._apply(content, box[start:].view(np.float32), int(head["steps"]))
-            self.on_push(Push(rank, staleness, queue, int(head["steps"]), size), returns)
+            self.on_push(Push(rank, staleness, queue, int(head["steps"]), box.size), returns)
         self._consider_saving()
         self._answer(index)
 
@@ -219,10 +226,12 @@ class ParameterServer:
         self._sends[index].Wait()  # the client asks again only after it has taken the last answer
         box[REPLY_HEADER.itemsize :] = self.store.values.view(np.uint8)
         told = order, self.version, self.frames, self.label or 0, 0
-        fill_header(box, REPLY_HEADER, *told, away=rank != self.comm.rank)
-        self._sends[index] = self.comm.Isend(box, rank, REPLY)
+        away = rank != self.comm.rank
+        fill_header(box, REPLY_HEADER, *told, away=away)
+        if away:
+            self._sends[index] = self.comm.Isend(box, rank, REPLY)
         if rank in self._active:
-            self._receives[index] = self.comm.Irecv(self._inbox[index], rank, REQUEST)
+            self._receives[index] = self._listen(index)
 
     def state(self) -> State:
         return {"frames": self.frames, "version": self.version}
@@ -240,7 +249,8 @@ class ServerLink:
         kinds: of gradients, in the order of the server's `sizes`.
         values: length of the vector that it serves.
         patience_s: seconds without an answer after which the job ends.
-        idle: called again and again while waiting (a server on the same rank is polled here).
+        idle: called again and again while waiting (a server of others on the same rank is polled here).
+        here: the server itself, if it is on this rank.
     """
 
     def __init__(
@@ -252,11 +262,12 @@ class ServerLink:
         values: int,
         patience_s: float,
         idle: Callable[[], object] = lambda: None,
+        here: ParameterServer | None = None,
     ) -> None:
-        self.comm, self.server, self.kinds = comm, server, tuple(kinds)
+        self.comm, self.server, self.here, self.kinds = comm, server, here, tuple(kinds)
         self.patience_s, self.idle = patience_s, idle
         self.version = self.sequence = 0
-        self._request = np.empty(REQUEST_HEADER.itemsize, np.uint8)  # the longest so far: new pages would cost more
+        self._request = Request()
         self._reply, self._last = np.zeros((2, REPLY_HEADER.itemsize + 4 * values), np.uint8)
         """The one that comes, and the last one that came whole, in which `values` are."""
         self.wait_s = 0.0
@@ -268,11 +279,6 @@ class ServerLink:
     def values(self) -> np.ndarray:
         """The newest weights, until the next exchange."""
         return self._last[REPLY_HEADER.itemsize :].view(np.float32)
-
-    @property
-    def away(self) -> bool:
-        """Whether messages leave this process."""
-        return self.server != self.comm.rank
 
     def stage(self, kind: str, gradient: np.ndarray) -> None:
         """Put a gradient into the next exchange; several of one kind (several teachers) are added up."""
@@ -308,31 +314,25 @@ class ServerLink:
         self._wait(self.comm.Isend(message, self.server, REQUEST), "take the goodbye")
 
     def _message(self, content: int, body: Sequence[np.ndarray], steps: int, returns: Sequence[float]) -> np.ndarray:
-        """It stands in memory that the next one is written into."""
         self.sequence += 1
-        parts = [np.array(returns, np.float64), *body]
-        size = REQUEST_HEADER.itemsize + sum(part.nbytes for part in parts)
-        if size > len(self._request):
-            self._request = np.empty(size, np.uint8)
-        message, end = self._request[:size], REQUEST_HEADER.itemsize
-        for part in parts:
-            start, end = end, end + part.nbytes
-            message[start:end] = part.view(np.uint8)
         fields = content, self.sequence, self.version, steps, len(returns), 0
-        fill_header(message, REQUEST_HEADER, *fields, away=self.away)
-        return message
+        return self._request.write(fields, [np.array(returns, np.float64), *body], away=self.here is None)
 
     def _ask(self, content: int, body: Sequence[np.ndarray], steps: int, returns: Sequence[float]) -> Reply:
         start = time.perf_counter()
         message = self._message(content, body, steps, returns)
-        receive = self.comm.Irecv(self._reply, self.server, REPLY)
-        self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
-        self._wait(receive, "answer")
-        head = checked_header(self._reply, REPLY_HEADER, f"the answer of rank {self.server}", away=self.away)
-        self._reply, self._last = self._last, self._reply
+        if self.here:
+            reply = self.here.answer(message)
+        else:
+            reply = self._reply
+            receive = self.comm.Irecv(reply, self.server, REPLY)
+            self._wait(self.comm.Isend(message, self.server, REQUEST), "take a request")
+            self._wait(receive, "answer")
+        head = checked_header(reply, REPLY_HEADER, f"the answer of rank {self.server}", away=self.here is None)
+        self._reply, self._last = self._last, reply
         self.version = int(head["version"])
         self.wait_s = time.perf_counter() - start
-        self.sent, self.received = message.size, self._reply.size
+        self.sent, self.received = message.size, reply.size
         return Reply(self.version, int(head["frames"]), int(head["order"]), int(head["label"]))
 
     def _wait(self, request: MPI.Request, what: str) -> None:

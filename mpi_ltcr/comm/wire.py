@@ -5,6 +5,7 @@ A request's body is returns of episodes (float64) and then gradients, an answer'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,3 +85,23 @@ def checked_header(message: np.ndarray, dtype: np.dtype, what: str, *, away: boo
     if fields is None or int(fields["magic"]) != MAGIC or (away and int(fields["crc"]) != _checksum(head, body)):
         raise WireError(f"{what} was damaged on its way, or is of another version")
     return fields
+
+
+class Request:
+    """The memory that requests of one worker are written into, one after the other: new pages would cost more than
+    what is copied into them."""
+
+    def __init__(self) -> None:
+        self.memory = np.empty(0, np.uint8)
+
+    def write(self, fields: Sequence[int], body: Sequence[np.ndarray], *, away: bool) -> np.ndarray:
+        """A message, which stands until the next one. For the rest see `fill_header`."""
+        size = REQUEST_HEADER.itemsize + sum(part.nbytes for part in body)
+        if size > len(self.memory):
+            self.memory = np.empty(size, np.uint8)
+        message, end = self.memory[:size], REQUEST_HEADER.itemsize
+        for part in body:
+            start, end = end, end + part.nbytes
+            message[start:end] = part.view(np.uint8)
+        fill_header(message, REQUEST_HEADER, *fields, away=away)
+        return message

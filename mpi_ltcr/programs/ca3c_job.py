@@ -127,7 +127,12 @@ def _workshop(
     assert role.worker is not None
     idle: Callable[[], object] = serving.step if serving else lambda: None
     link_to = functools.partial(ServerLink, comm=lane, patience_s=float(config.runtime.patience_s), idle=idle)
-    link = link_to(server=crew.server(role.task), kinds=list(store.sizes), values=len(store.values))
+    link = link_to(
+        server=crew.server(role.task),
+        kinds=list(store.sizes),
+        values=len(store.values),
+        here=serving.server if serving else None,
+    )
     guests: dict[int, ServerLink] = {}
     newest: list[Callable[[], np.ndarray] | None] = []
     for teaching in teachings:

@@ -621,7 +621,7 @@ def idle(comm: MPI.Intracomm) -> None:
 
 
 def shared(comm: MPI.Intracomm) -> None:
-    """Rank 0 is the server and a worker as well; it serves the others while it waits for itself."""
+    """Rank 0 is the server and a worker as well, which serves the others after each of its own steps."""
     ranks = comm.size
     if comm.rank == 0:
         store = Counters(ranks)
@@ -629,14 +629,15 @@ def shared(comm: MPI.Intracomm) -> None:
             comm=comm, store=store, workers=list(range(ranks)), guests=[], sizes=store.sizes, games=1, limit=200,
             save_every=NEVER, patience_s=PATIENCE_S,
         )  # fmt: skip
-        idle_: Callable[[], object] = server.poll
-        link = ServerLink(comm=comm, server=0, kinds=["rl", "align0"], values=2 * ranks, patience_s=5, idle=idle_)
+        poll: Callable[[], object] = server.poll
+        link = ServerLink(comm=comm, server=0, kinds=["rl", "align0"], values=2 * ranks, patience_s=5, here=server)
     else:
-        link = link_of(comm)
+        poll, link = lambda: None, link_of(comm)
     reply, count = link.exchange(0), 0
     while not reply.order & STOP:
         link.stage("rl", one(comm.rank, ranks))
         reply, count = link.exchange(1), count + 1
+        poll()
     assert link.values[comm.rank] == count
     if comm.rank == 0:
         serve(server)
