@@ -178,6 +178,9 @@ class Service:
 
     def any(self, flag: bool) -> bool:
         """Collective. Whether the flag is up on any rank."""
+        if self.size == 1:
+            pulse.beat()
+            return flag
         return bool(self.allgather(np.array([flag], np.uint8)).any())
 
     def texts(self, text: str) -> list[str]:
