@@ -7,6 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +20,8 @@ from mpi_ltcr.comm.node import cpus
 OPEN_MPI, MPICH = "Open MPI", "MPICH"
 NAMES = ("mpirun", "mpiexec")
 SESSION = "PRTE_MCA_prte_local_tmpdir_base"
-"""Names to Open MPI's mpirun the folder of its session. By default that is /tmp, and a job that was killed leaves files
-there at which another mpirun with the same process number fails ("listener thread failed to start")."""
+"""Tells Open MPI's mpirun in which folder to make its session's. By default that is the one for temporary files, where an
+mpirun that was killed leaves what stops another one with its process number ("listener thread failed to start")."""
 
 
 class Launcher(NamedTuple):
@@ -98,3 +101,17 @@ def variables(launcher: Launcher) -> dict[str, str]:
     if launcher.family == OPEN_MPI and os.geteuid() == 0:
         return {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return {}
+
+
+@contextmanager
+def own_session() -> Iterator[dict[str, str]]:
+    """The variable that gives one mpirun a folder of its own for its session; the folder is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="mpi-ltcr-", ignore_cleanup_errors=True) as folder:
+        yield {SESSION: folder}
+
+
+def dead_sessions() -> list[Path]:
+    """What killed mpiruns of Open MPI have left in the folder for temporary files, where the system tells (Linux)."""
+    known = Path("/proc/self").exists()
+    found = Path(tempfile.gettempdir()).glob("ompi.[0-9]*") if known else ()
+    return sorted(path for path in found if not Path("/proc", path.suffix[1:]).exists())

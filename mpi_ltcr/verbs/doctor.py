@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -127,14 +128,19 @@ def look_at_launcher(patient: Patient) -> Iterator[Finding]:
     if mpirun.variables(right):
         fix = "use mpi-ltcr launch, or export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
         yield Finding(WARNING, "user", "root, whom Open MPI refuses", fix)
+    if right.family == mpirun.OPEN_MPI and (dead := mpirun.dead_sessions()):
+        told = f"{len(dead)} of killed mpiruns, at which another one with such a process number fails"
+        fix = f"rm -rf {shlex.join(map(str, dead[:9]))}{' ...' if dead[9:] else ''}, or use mpi-ltcr launch"
+        yield Finding(WARNING, "old sessions", told, fix)
 
 
 def started(launcher: mpirun.Launcher) -> Finding:
     """Start two ranks that do nothing but count each other."""
     words = [str(launcher.path), *mpirun.options(launcher, 2), sys.executable, "-c", COUNT]
-    environment = {**os.environ, **mpirun.variables(launcher)}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        with mpirun.own_session() as session:
+            environment = {**session, **os.environ, **mpirun.variables(launcher)}
+            done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
     except subprocess.SubprocessError as error:
         fix = f"look where they wait: {launcher.path} -v -n 2 hostname; a full /dev/shm or a firewall on lo stops them"
         return Finding(FAILURE, "two ranks", f"do not come to an end: {error}", fix)

@@ -22,7 +22,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -147,11 +146,11 @@ class Supervisor:
         before = self.run.read_status().get("attempt", 0)
         words = [*self.words, *command]
         tell(shlex.join(words))
-        with tempfile.TemporaryDirectory(prefix="mpi-ltcr-", ignore_cleanup_errors=True) as session:
+        with mpirun.own_session() as session:
             self.process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
-                env={mpirun.SESSION: session, **os.environ, **self.variables},
+                env={**session, **os.environ, **self.variables},
                 start_new_session=True,
                 preexec_fn=_prepare_child,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +67,19 @@ def test_another_librarys_mpirun_on_the_path_is_a_warning_with_the_right_one(hea
     assert code == 0
     assert f"warn  mpirun           PATH has {tmp_path}/mpirun" in out
     assert "or: mpi-ltcr launch -n 2 -- ..." in out
+
+
+def test_sessions_that_killed_mpiruns_of_open_mpi_have_left_are_a_warning_that_names_them(
+    healthy, capsys, tmp_path
+) -> None:
+    living, dead = tmp_path / f"ompi.{os.getpid()}", tmp_path / "ompi.99999999"
+    living.mkdir()
+    dead.mkdir()
+    healthy.setattr(tempfile, "tempdir", str(tmp_path))
+    healthy.setattr(mpirun, "find", lambda: mpirun.Launcher(tmp_path / "mpirun", mpirun.OPEN_MPI))
+    _, out = examine(capsys, "--out", str(tmp_path))
+    assert "warn  old sessions     1 of killed mpiruns" in out
+    assert f"-> rm -rf {dead}, or use mpi-ltcr launch\n" in out
 
 
 def test_ranks_that_do_not_see_each_other_are_a_failure(capsys, tmp_path) -> None:
