@@ -20,8 +20,8 @@ from mpi_ltcr.comm.node import cpus
 OPEN_MPI, MPICH = "Open MPI", "MPICH"
 NAMES = ("mpirun", "mpiexec")
 SESSION = "PRTE_MCA_prte_local_tmpdir_base"
-"""Tells Open MPI's mpirun in which folder to make its session's. By default that is the one for temporary files, where an
-mpirun that was killed leaves what stops another one with its process number ("listener thread failed to start")."""
+"""Tells Open MPI's mpirun in which folder to make its session's. By default that is the one for temporary files, where
+an mpirun that was killed leaves what stops another with its process number ("listener thread failed to start")."""
 
 
 class Launcher(NamedTuple):

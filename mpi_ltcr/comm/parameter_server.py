@@ -2,8 +2,8 @@
 
 A worker sends what it has (flat gradients, with a fixed header, by Isend) and gets the newest weights back; that is one
 `exchange`, once a rollout. The server answers whoever has asked since its last look, applies each gradient exactly
-once, and counts the task's steps T. A worker on the server's own rank calls it instead. Workers of other tasks may fetch
-weights without sending anything (collaborative teachers).
+once, and counts the task's steps T. A worker on the server's own rank calls it instead. Workers of other tasks may
+fetch weights without sending anything (collaborative teachers).
 
 While nothing arrives the server sleeps between looks: there may be more ranks than cores.
 """
