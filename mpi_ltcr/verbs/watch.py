@@ -53,7 +53,7 @@ def look(run: Path, now: float) -> tuple[str, bool]:
     try:
         logs = read_logs(run)
     except ReadError:
-        parts.append(["no logs yet"])
+        parts.append(["no logs yet; an offline alignment writes none"])
     else:
         total = int(logs[0].config["frames"])
         if seen.tasks:
