@@ -130,14 +130,14 @@ class ParameterServer:
             WireError: a request that is damaged, repeated or missing one before it.
             LostRankError: a worker has been silent for too long.
         """
-        waiting = self._arrived()
-        if waiting:
+        arrived = self._arrived()
+        if arrived:
             pulse.beat()
-        for place, (index, size) in enumerate(waiting):
-            self._serve(index, self._inbox[index][:size], len(waiting) - place)
-        if not waiting:
+        for place, (index, size) in enumerate(arrived):
+            self._serve(index, self._inbox[index][:size], len(arrived) - place)
+        if not arrived:
             self._check_silence()
-        return len(waiting)
+        return len(arrived)
 
     def _arrived(self) -> list[tuple[int, int]]:
         """(client, bytes) of each request that has come; one look does not find all that lie there."""
