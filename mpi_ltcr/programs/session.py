@@ -323,6 +323,8 @@ class Session:
         self._publish()
         self.service.any(False)  # nobody calls it finished before all logs are out
         if self.service.rank == 0:
+            with tolerated("checkpoints", self.event):  # an attempt that was killed after its last may have left more
+                checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep, self.frames)
             self.run.write_status(state=state, frames=self.frames, attempt=self.attempt, exit_code=code)
             self.run.unlock()
         if self.progress:

@@ -19,6 +19,7 @@ from conftest import TINY, Runner, Started, verb
 from same_run import contents, differences, saved
 
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.rundir import RunDirectory
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
@@ -172,6 +173,21 @@ def test_a_killed_and_resumed_run_equals_the_whole_one_bit_for_bit(
     assert done.rc == 0, done.err
     assert (status_of(run)["state"], status_of(run)["attempt"]) == ("completed", 2)
     assert differences(whole(name), run) == []
+
+
+def test_an_attempt_that_was_killed_before_it_swept_up_leaves_no_checkpoint_too_many(
+    whole: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    argv = ["-m", "mpi_ltcr", "train", TEAMS["alone"].preset, *TINY, "--checkpoint.keep", "3", "--out", str(run)]
+    assert mpirun(0, argv, timeout=120).rc == 0
+    # As SIGKILL leaves it between the commit of the last checkpoint and the removal of the oldest one:
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("keep: 3", "keep: 2"))
+    RunDirectory(run).write_status(state="running", exit_code=1)
+    assert len(checkpoint.folders(run / "checkpoints")) == 3
+    assert mpirun(0, resume_argv(run), timeout=120).rc == 0
+    assert differences(whole("alone"), run) == []
 
 
 @pytest.mark.fault("C28", "every file of a run is of 1970, and the time zone another one: resumed, same end")
