@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,20 @@ GROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memo
 """Limit and use of a control group, second and first version: what SLURM and containers set."""
 
 
+@contextlib.contextmanager
+def ranks_of_node(comm: MPI.Intracomm) -> Iterator[MPI.Comm]:
+    """Collective. A communicator of those ranks of `comm` that are on this node."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    yield node
+    node.Free()
+
+
 def total_of_node(comm: MPI.Intracomm, amount: int) -> tuple[int, int]:
     """Collective. The sum of `amount` over this node's ranks, and how many they are."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     total = np.array([amount], np.int64)
-    node.Allreduce(MPI.IN_PLACE, total)
-    size = node.size
-    node.Free()
+    with ranks_of_node(comm) as node:
+        node.Allreduce(MPI.IN_PLACE, total)
+        size = node.size
     return int(total[0]), size
 
 
@@ -34,12 +42,11 @@ def cpus() -> set[int]:
 
 def cores_of_node(comm: MPI.Intracomm) -> tuple[int, int]:
     """Collective. This node's ranks, and the processors that any of them may use."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     able = np.zeros(MOST_CPUS, np.uint8)
     able[list(cpus())] = 1
-    node.Allreduce(MPI.IN_PLACE, able, MPI.MAX)
-    size = node.size
-    node.Free()
+    with ranks_of_node(comm) as node:
+        node.Allreduce(MPI.IN_PLACE, able, MPI.MAX)
+        size = node.size
     return size, int(able.sum())
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from mpi4py import MPI
 
 from mpi_ltcr.comm import launch
-from mpi_ltcr.comm.node import cores_of_node
+from mpi_ltcr.comm.node import cores_of_node, ranks_of_node
 from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.waiting import waiting
 from mpi_ltcr.comm.watchdog import FILE_S, START_S, Watchdog, within
@@ -239,9 +239,8 @@ class StopSignals:
 
 def local_rank(comm: MPI.Intracomm) -> tuple[int, int]:
     """This rank's number among those on its node, and how many those are. Collective."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    place = node.rank, node.size
-    node.Free()
+    with ranks_of_node(comm) as node:
+        place = node.rank, node.size
     return place
 
 
