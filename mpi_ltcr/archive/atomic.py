@@ -135,7 +135,7 @@ USER_BLOCK = 512
 """Bytes at the start of a file that HDF5 leaves to others."""
 
 
-def write_sealed(path: Path, image: bytes) -> None:
+def write_sealed(path: Path, image: memoryview) -> None:
     """Atomically write an HDF5 file, behind a user block with its check sum, which every reader of HDF5 passes over.
 
     Args:
@@ -144,7 +144,7 @@ def write_sealed(path: Path, image: bytes) -> None:
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as handle:
-            handle.write(_seal(io.BytesIO(image)))
+            handle.write(_seal(hashlib.sha256(image).hexdigest()))
             handle.write(image)
 
     replace_file(path, write)
@@ -153,12 +153,12 @@ def write_sealed(path: Path, image: bytes) -> None:
 def is_sealed(path: Path) -> bool:
     """Whether not one bit of a file has changed since `write_sealed` wrote it."""
     with open(path, "rb") as handle:
-        return handle.read(USER_BLOCK) == _seal(handle)
+        return handle.read(USER_BLOCK) == _seal(_hexdigest(handle))
 
 
-def _seal(rest: Any) -> bytes:
+def _seal(digest: str) -> bytes:
     """The user block that says what the rest of the file was when it was written."""
-    return f"mpi-ltcr sha256 {_hexdigest(rest)}\n".encode().ljust(USER_BLOCK, b"\0")
+    return f"mpi-ltcr sha256 {digest}\n".encode().ljust(USER_BLOCK, b"\0")
 
 
 def sha256(path: Path) -> str:

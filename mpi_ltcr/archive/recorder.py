@@ -7,7 +7,7 @@ the copy does.
 
 from __future__ import annotations
 
-import uuid
+import io
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Recorder:
     def _begin(self) -> None:
         """Without a row."""
         self._held: dict[str, Rows] = {name: [] for name in TABLES}
-        self._file = _without_rows(self.attributes)
+        self._image = io.BytesIO()
+        self._file = _without_rows(self._image, self.attributes)
 
     def add(self, table: str, **row: Any) -> None:
         """Append a row to a table; a number that is absent is NaN, an absent text is empty."""
@@ -59,7 +60,8 @@ class Recorder:
         for name in TABLES:
             self._settle(name)
         self._file.flush()
-        write_sealed(self.path, self._file.id.get_file_image())
+        with self._image.getbuffer() as image, image[USER_BLOCK:] as content:
+            write_sealed(self.path, content)
 
     def _settle(self, table: str) -> None:
         """Put the held rows of a table into its columns."""
@@ -86,11 +88,13 @@ class Recorder:
             _append(self._file[name], content)
 
 
-def _without_rows(attributes: dict[str, Any]) -> h5py.File:
-    """A log in memory, every table in it without a row."""
+def _without_rows(image: io.BytesIO, attributes: dict[str, Any]) -> h5py.File:
+    """A log in memory, every table in it without a row.
+
+    HDF5 has a driver for files in memory, but gives out copies of them only: so much more memory, for good.
+    """
     options = {"userblock_size": USER_BLOCK, "rdcc_nbytes": 0}  # without a cache, which would be one for each column
-    nowhere = uuid.uuid4().hex  # the name of no file: HDF5 tells the files of a process apart by it
-    file = h5py.File(nowhere, "w", driver="core", backing_store=False, libver=HDF5_VERSION, **options)
+    file = h5py.File(image, "w", libver=HDF5_VERSION, **options)
     file.attrs.update(attributes)
     for name in TABLES:
         group = file.create_group(name, track_order=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -29,6 +31,25 @@ def fill(recorder: Recorder, first: int = 0, last: int = ROWS) -> None:
         recorder.add("eval", **clocks, **{"return": i / 4, "length": i, "episode": 0, "lives": 1})
         recorder.add("train", **clocks, td_loss=float(i))
     recorder.add("events", frames=3, updates=0, wall_s=0.5, time=1e9, level="info", text=f"from {first}, ünïcode")
+
+
+GROWN = """
+import os, sys
+from pathlib import Path
+from mpi_ltcr.archive.recorder import Recorder
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+recorder, start = Recorder(path=Path(sys.argv[1]), attributes={}), resident()
+for row in range(80_000):
+    clocks = {"frames": row, "updates": row, "wall_s": row / 8}
+    recorder.add("train", **clocks)
+    recorder.add("eval", **clocks, **{"return": 1.0, "length": 1, "episode": 0, "lives": 1})
+    if row % 400 == 0:
+        recorder.publish()
+print(resident() - start, recorder.path.stat().st_size)
+"""
 
 
 @pytest.fixture
@@ -80,6 +101,13 @@ def test_xarray_reads_a_table_as_the_schema_says_with_frames_as_its_axis(publish
         assert data["return"].dims == ("frames",)
         assert float(data["return"].sel(frames=40)) == 1.0
         assert data["return"].attrs["units"] == "reward"
+
+
+def test_a_log_takes_as_much_memory_as_it_is_long_and_no_more_for_being_published(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", GROWN, str(tmp_path / "log.h5")]
+    grown, size = map(int, subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split())
+    assert size > 12e6
+    assert grown < 1.2 * size + 2e6  # twice as much when HDF5 gave out copies
 
 
 def test_a_log_carries_its_configuration(published: Path) -> None:

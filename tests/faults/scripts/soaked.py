@@ -11,7 +11,7 @@ from pathlib import Path
 from fault_report import Tally, note
 
 GROWTH_MB_PER_H = 1.0
-"""That a process may have beyond twice its log, which it keeps in columns that double when they are full."""
+"""That a process may have beyond its log, which it keeps in memory."""
 
 
 def main(folder: Path, minutes: str) -> int:
@@ -19,7 +19,7 @@ def main(folder: Path, minutes: str) -> int:
     rss, ranks = found["rss_mb"], steady["ranks"]
     quarter = max(1, len(rss) // 4)
     first, last = statistics.median(rss[:quarter]), statistics.median(rss[-quarter:])
-    growth = max(rank["rss_mb_per_h"] - 2 * rank["log_mb_per_h"] for rank in ranks)
+    growth = max(rank["rss_mb_per_h"] - rank["log_mb_per_h"] for rank in ranks)
     when = f"{minutes} minutes on {time.strftime('%Y-%m-%d')}"
 
     same = f"{found['runs']} runs, {found['equal']} of them end as the whole one"
