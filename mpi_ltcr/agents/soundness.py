@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mpi_ltcr.interfaces import NonFiniteError
@@ -10,7 +12,7 @@ from mpi_ltcr.nets.flat import FlatParameters
 
 def finite_answer(probs: np.ndarray) -> np.ndarray:
     """What is to be told, (N, K); raises NonFiniteError if a mass is not finite."""
-    if not np.isfinite(probs).all():
+    if not math.isfinite(probs.sum()):  # it is exactly if all of them are
         raise NonFiniteError("answer: this agent's distributions are not finite; nothing was sent")
     return probs
 

@@ -18,6 +18,8 @@ from mpi_ltcr.transfer.topology import Topology
 
 AVERAGE = -1
 """`Lesson.source` of a row that several teachers gave together."""
+TINY = np.finfo(np.float32).tiny
+"""Takes the place of 0 in a logarithm."""
 
 
 class PublicMemoryTransfer:
@@ -106,8 +108,8 @@ class PublicMemoryTransfer:
         lesson = _concatenate(
             [Lesson(phi0[i % self.samples], z, _source(i, mine)) for i, z in zip(teachers, heard, strict=True)]
         )
-        own = np.tile(answer, (len(heard), 1)) if self.samples == 1 else agent.answer(lesson.features)
-        tally = {"kl_teammates": kl_rows(lesson.target, own), "memory_rows": rows}
+        own = answer if self.samples == 1 else agent.answer(lesson.features).reshape(heard.shape)
+        tally = {"kl_teammates": kl_rows(heard, own), "memory_rows": rows}
         if self.target == "mean":
             voices = np.insert(heard, np.searchsorted(teachers, me), answer, axis=0)  # in the order of agents
             return Lesson(mine, voices.mean(0), _source(AVERAGE, mine)), tally
@@ -134,9 +136,9 @@ class PublicMemoryTransfer:
 
 
 def kl_rows(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Mean over rows of KL(teacher || student), (N, K) masses each, in nats. Summed in float64."""
+    """Mean over rows of KL(teacher || student), (.., N, K) masses each, in nats. Summed in float64."""
     terms = teacher * np.log(_positive(teacher) / _positive(student))
-    return float(terms.sum(dtype=np.float64) / len(terms))
+    return float(terms.sum(dtype=np.float64) / (terms.size // terms.shape[-1]))
 
 
 def average_of_all(service: Service, answer: np.ndarray) -> tuple[np.ndarray, float]:
@@ -158,7 +160,7 @@ def average_of_all(service: Service, answer: np.ndarray) -> tuple[np.ndarray, fl
 
 def _positive(masses: np.ndarray) -> np.ndarray:
     """So that 0 log 0 = 0."""
-    return np.maximum(masses, np.finfo(np.float32).tiny)
+    return np.maximum(masses, TINY)
 
 
 def _source(agent: int, features: Features) -> np.ndarray:
