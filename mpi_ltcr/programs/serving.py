@@ -19,6 +19,7 @@ from mpi_ltcr.comm.wire import Push
 from mpi_ltcr.interfaces import State
 from mpi_ltcr.programs.job import tolerated
 from mpi_ltcr.programs.progress import Progress
+from mpi_ltcr.programs.publishing import Publishing
 from mpi_ltcr.steppers import ParameterStore
 
 LAST_EPISODES = 100
@@ -54,12 +55,12 @@ class Serving:
     ) -> None:
         self.name, self.server, self.store, self.mailbox, self.others = name, server, store, mailbox, others
         self.run, self.recorder, self.signals = run, recorder, signals
-        self.publish_s, self.keep, self.world_size, self.first = publish_s, keep, world_size, first
+        self.publishing = Publishing(recorder, publish_s, self.event)
+        self.keep, self.world_size, self.first = keep, world_size, first
         self.checkpoints = run.task_checkpoints(name)
         self.returns: deque[float] = deque(maxlen=LAST_EPISODES)
         self.progress = Progress(server.limit, f"last {LAST_EPISODES} episodes", name if others else "")
         self._earlier_s, self._start = 0.0, time.perf_counter()
-        self._published = time.perf_counter()
         self._entries: dict[str, checkpoint.Entry] = {}
         self.idle = False
         self._label: int | None = None
@@ -116,7 +117,7 @@ class Serving:
 
     def _publish_if_due(self) -> None:
         self.progress.show(self.server.frames)
-        if time.perf_counter() - self._published > self.publish_s:
+        if self.publishing.due:
             self._publish()
             if self.first:
                 with tolerated("status", self.event):
@@ -124,9 +125,7 @@ class Serving:
 
     def _publish(self) -> None:
         pulse.beat()
-        with tolerated("log", self.event):
-            self.recorder.publish()
-        self._published = time.perf_counter()
+        self.publishing.publish()
 
     def event(self, level: str, text: str) -> None:
         """Write down that something out of the ordinary happened."""

@@ -28,6 +28,7 @@ from mpi_ltcr.config import Config
 from mpi_ltcr.interfaces import Episode, Metrics, State
 from mpi_ltcr.programs.job import tolerated
 from mpi_ltcr.programs.progress import Progress
+from mpi_ltcr.programs.publishing import Publishing
 from mpi_ltcr.seeds import SeedTree
 from mpi_ltcr.transfer.public_memory import kl_rows
 
@@ -73,7 +74,7 @@ class Session:
         self.failed_saves = 0
         self._earlier_s, self._start = 0.0, time.perf_counter()
         self._perf_at = (0, 0.0)
-        self._published = time.perf_counter()
+        self.publishing = Publishing(recorder, config.log.publish_s, self.event)
         self.progress = Progress(config.frames) if service.rank == 0 else None
 
     # The rounds
@@ -190,7 +191,7 @@ class Session:
     def _publish_if_due(self) -> None:
         if self.progress:
             self.progress.show(self.frames)
-        if time.perf_counter() - self._published > self.config.log.publish_s:
+        if self.publishing.due:
             self._publish()
             if self.service.rank == 0:
                 with tolerated("status", self.event):
@@ -198,9 +199,8 @@ class Session:
 
     def _publish(self) -> None:
         self._perf_row()
-        with self.phase("archive"), tolerated("log", self.event):
-            self.recorder.publish()
-        self._published = time.perf_counter()
+        with self.phase("archive"):
+            self.publishing.publish()
 
     def _perf_row(self) -> None:
         frames, wall = self._perf_at

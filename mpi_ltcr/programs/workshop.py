@@ -17,6 +17,7 @@ from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.runtime import StopSignals
 from mpi_ltcr.comm.wire import SAVE, STOP, Reply
 from mpi_ltcr.interfaces import Episode, Metrics, Rollout, State
+from mpi_ltcr.programs.publishing import Publishing
 
 
 class Workshop:
@@ -44,10 +45,10 @@ class Workshop:
     ) -> None:
         self.worker, self.rank, self.link, self.guests = worker, rank, link, guests
         self.mailbox, self.checkpoints, self.recorder, self.signals = mailbox, checkpoints, recorder, signals
-        self.publish_s = publish_s
+        self.publishing = Publishing(recorder, publish_s, self.event)
         self.frames = 0
         self._earlier_s, self._start = 0.0, time.perf_counter()
-        self._published = self._mark = time.perf_counter()
+        self._mark = time.perf_counter()
         self._pending: tuple[Rollout, list[Episode], list[Metrics], float] | None = None
 
     @property
@@ -62,11 +63,11 @@ class Workshop:
             pulse.enter("rollout")
             yield self.frames
             reply = self._take(self._push())
-            if time.perf_counter() - self._published > self.publish_s:
-                self._publish()
+            if self.publishing.due:
+                self.publishing.publish()
         for guest in self.guests:
             guest.bye()
-        self._publish()
+        self.publishing.publish()
 
     def record(self, rollout: Rollout, ended: list[Episode], learned: list[Metrics]) -> None:
         """Remember what a rollout was and what was learned from it; it is logged with the exchange that follows."""
@@ -112,13 +113,6 @@ class Workshop:
             self._save(reply.label)
         self._mark = time.perf_counter()
         return reply
-
-    def _publish(self) -> None:
-        try:
-            self.recorder.publish()
-        except OSError as error:  # training goes on: the next one may succeed
-            self.event("error", f"log not published: {error}")
-        self._published = time.perf_counter()
 
     def event(self, level: str, text: str) -> None:
         """Write down that something out of the ordinary happened."""

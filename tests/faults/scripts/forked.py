@@ -26,7 +26,9 @@ import mpi_ltcr.programs.job  # noqa: F401  (loads torch before the forks; MPI i
 from mpi_ltcr import cli
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.reader import ReadError, open_log
+from mpi_ltcr.programs import publishing
 
+publishing.SHARE = 1.0  # logs are written as often as it is asked for
 TRAIN = ["train", "ltcr-cartpole-alone", *TINY, "--agent.backend", "fused", "--log.publish_s", "0.05"]
 
 
