@@ -14,17 +14,20 @@ import torch
 from torch import nn
 
 from mpi_ltcr import assembly_c51, assembly_ca3c, envs, options
+from mpi_ltcr.agents.a3c import A3CAgent
 from mpi_ltcr.bench.env import Wanderer
 from mpi_ltcr.bench.measuring import Asked, Bench, Piece, measure, table
 from mpi_ltcr.config import C51Config, ConfigError
 from mpi_ltcr.interaction import EnvLoop, explore, explore_rollout
-from mpi_ltcr.interfaces import EnvSpec, Features, Lesson
+from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Rollout
 from mpi_ltcr.seeds import SeedTree
 
 BACKENDS = ("eager", "fused", *(["compiled"] if find_spec("numba") else []))
 """Of C51, those that can run here."""
 PRESET, ACTOR_CRITIC = "ltcr-cartpole-9-1", "small-a3c-pong"
 """What is measured unless asked otherwise."""
+GAMES = 8
+"""Side by side in one worker of cA3C."""
 
 
 def times(action: Callable[[], object]) -> Callable[[int], None]:
@@ -44,7 +47,9 @@ def measured(comm: Any, asked: Asked, signals: Any) -> list[Bench]:
     tables = [table(f"learn: C51 of {asked.preset or PRESET}", pieces, measure(pieces, asked))]
     if asked.preset is None:
         pieces = _a3c_pieces()
-        tables.append(table(f"learn: A3C of {ACTOR_CRITIC}, rollouts of 20 steps", pieces, measure(pieces, asked)))
+        tables.append(
+            table(f"learn: A3C of {ACTOR_CRITIC}, rollouts of 20 steps of each game", pieces, measure(pieces, asked))
+        )
     return tables
 
 
@@ -112,27 +117,28 @@ def _of_agent(
 
 
 def _a3c_pieces() -> list[Piece]:
-    """The bare network by autograd, then each backend's share of a rollout.
+    """The bare network by autograd, then each backend's share of the steps of one game or of several.
 
     The gradient of `fused` has no way forward of its own: what acting has computed is kept.
     """
-    floor = "network forward and backward"
     pieces: list[Piece] = []
-    for backend in ("eager", "fused"):
-        config, _ = options.load([ACTOR_CRITIC, "--agent.backend", backend])
+    for backend, games in (("eager", 1), ("fused", 1), ("fused", GAMES)):
+        tasks = f"[{{env: {{copies: {games}}}}}]"
+        config, _ = options.load([ACTOR_CRITIC, "--agent.backend", backend, "--tasks", tasks])
         worker = assembly_ca3c.build_worker(config, config.tasks[0], 0, [], [], lambda kind, gradient: None, int)
         agent = worker.agent
         play = functools.partial(explore_rollout, worker.games, agent, worker.rollout_length)
         rollout, _ = play()
-        if backend == "eager":
+        floor = f"network forward and backward, {len(rollout.actions)} states"
+        if floor not in [piece.name for piece in pieces]:
             pieces.append(Piece(floor, "rollouts", times(functools.partial(_backward, agent, rollout))))
         learn = functools.partial(agent.learn, rollout)
-        whole = f"{backend}: a rollout"
-        pieces.append(Piece(f"{backend}: act and play", "rollouts", times(play), "", whole))
-        pieces.append(Piece(f"{backend}: gradient", "rollouts", times(learn), floor, whole))
+        whole = backend if games == 1 else f"{backend}, {games} games"
+        pieces.append(Piece(f"{whole}: act and play", "rollouts", times(play), "", f"{whole}: a rollout"))
+        pieces.append(Piece(f"{whole}: gradient", "rollouts", times(learn), floor, f"{whole}: a rollout"))
     return pieces
 
 
-def _backward(agent: Any, rollout: Any) -> None:
+def _backward(agent: Any, rollout: Rollout) -> None:
     agent.flat.grads.zero_()
-    agent.outputs(rollout).policy.sum().backward()
+    A3CAgent.outputs(agent, rollout).policy.sum().backward()
