@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from mpi_ltcr.comm import launch
@@ -161,6 +162,7 @@ def start() -> MPI.Intracomm:
             ENVIRONMENT,
         )
     _take_names_away(MPI.COMM_WORLD)
+    keep_heap()
     waiting.share(*cores_of_node(MPI.COMM_WORLD))
     return MPI.COMM_WORLD
 
@@ -185,6 +187,19 @@ def _take_names_away(comm: MPI.Intracomm) -> None:
         for path in re.findall(r"/dev/shm/(?:mpich_shm_|sm_segment\.)\S+$", maps.read_text(), re.MULTILINE):
             with contextlib.suppress(OSError):  # another rank was faster
                 os.unlink(path)
+
+
+KEPT_BYTES = 4 << 20
+"""More than any buffer of HDF5, less than what a log in memory grows to, which is better off outside of the heap."""
+
+
+def keep_heap() -> None:
+    """Let glibc keep the end of the heap, which HDF5's buffers come from and go to at every write.
+
+    Whenever it is given back, UCX makes a note that nobody reads where ranks share a node: 1.3 MB in an hour of ours.
+    glibc keeps twice the largest block that was ever freed; this is one, of pages that are never touched.
+    """
+    np.empty(KEPT_BYTES, np.uint8)
 
 
 def _keep_addresses_short() -> None:
