@@ -53,6 +53,20 @@ has left."""
 LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "SLURM_")
 
 
+class Clock:
+    """Time that only looks and sleeps take."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 0.0, []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
 class Finished(NamedTuple):
     """How a job ended."""
 

@@ -39,7 +39,7 @@ class LogConfig:
     """What is written besides returns and losses, and how often."""
 
     publish_s: PositiveFloat = 30.0
-    """Seconds between republished logs; more where one takes long to write, so that no tenth of the time goes there."""
+    """Seconds between republished logs; more where one takes long to write: a tenth of the time at most goes there."""
     probe_size: NonNegativeInt = 512
     """(s, a) pairs of the fixed set on which KL between teammates is traced (Fig. 2); 0 = no probe."""
     probe_every: PositiveInt = 500

@@ -5,25 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from conftest import Clock
 
 from mpi_ltcr.comm import waiting
 from mpi_ltcr.comm.waiting import AWAKE_S, CROWDED_S, Waiting
 
 LOOK_S = 1e-5
-
-
-class Clock:
-    """Time that only looks and sleeps take."""
-
-    def __init__(self) -> None:
-        self.now, self.slept = 0.0, []
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 class Late:
