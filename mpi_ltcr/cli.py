@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -44,6 +45,7 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb and exit with its code."""
+    _whole_lines()
     arguments = sys.argv[1:] if arguments is None else arguments
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb in ("-h", "--help"):
@@ -58,6 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
         complain(str(error))
         launch.let_rank0_leave_first()
         sys.exit(2)
+
+
+def _whole_lines() -> None:
+    """Let a line of standard error leave in one write: Python's own newline comes in a second one, and a launcher, who
+    passes on what ranks write as it comes, can put another rank's line before it.
+    """
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(write_through=False, line_buffering=True)
 
 
 def train(arguments: list[str]) -> None:

@@ -115,7 +115,8 @@ class Guard:
         if answers == [False]:
             time.sleep(5)  # let the other rank speak out; the launcher ends us meanwhile
         with contextlib.suppress(OSError, ValueError):  # a launcher that has died has closed our pipes
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")  # one write: the launcher puts other ranks' lines between two
+            sys.stderr.flush()
             sys.stdout.flush()
         os._exit(code)
 
