@@ -32,6 +32,9 @@ Policy = Callable[[np.ndarray], int]
 class NonFiniteError(FloatingPointError):
     """A loss, gradient, weight or demonstration is NaN or infinite. Nothing non-finite is sent or saved."""
 
+    batch: Any = None
+    """What it was computed from, where that is known: arrays, in named tuples or lists of them."""
+
 
 class Transition(NamedTuple):
     """One step of experience, or a batch of them (then every field has a leading axis N)."""

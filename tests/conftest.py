@@ -198,6 +198,12 @@ def program(argv: list[str], prefix: Path = HERE) -> list[str]:
     return [str(prefix / "bin" / "python"), first, *rest]
 
 
+def faulty(fault: str, folder: Path) -> dict[str, str]:
+    """The environment in which training on `faulty:Faulty-v0` meets this fault: `tests/faults/scripts/faulty.py`."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests/faults/scripts"), os.environ.get("PYTHONPATH")]))
+    return {"FAULT": fault, "FAULT_FOLDER": str(folder), "PYTHONPATH": path}
+
+
 def verb(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a verb that starts no MPI."""
     from mpi_ltcr import cli  # only now: the variables above come first

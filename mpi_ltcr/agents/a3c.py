@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mpi_ltcr.agents.soundness import names_batch
 from mpi_ltcr.formulas import actor_critic, distillation
 from mpi_ltcr.interfaces import EnvSpec, Metrics, Policy, Rollout, State, Stepper, Transition
 from mpi_ltcr.nets.flat import FlatParameters
@@ -143,6 +144,7 @@ class A3CAgent:
         """The network on a rollout, with gradient: policy (N, A), value (N,), distill (N, A)."""
         return self.net.unroll(self._obs(rollout.obs), rollout.start, rollout.lengths)
 
+    @names_batch
     def learn(self, rollout: Rollout) -> Metrics:
         """The GAE interaction: one gradient of lines 17-23 to the RL stepper (line 24).
 
@@ -169,6 +171,7 @@ class A3CAgent:
         steps = len(rollout.actions)
         return {**{name: float(part) / steps for name, part in parts.items()}, "rl_grad_norm": norm}
 
+    @names_batch
     def mimic(self, rollout: Rollout, aligned: torch.Tensor, temperature: float, layer: str) -> Metrics:
         """The distillation interaction, line 31: one gradient of Eq. 3 to the distillation stepper.
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mpi_ltcr.agents.a3c import A3CAgent
+from mpi_ltcr.agents.soundness import names_batch
 from mpi_ltcr.interfaces import Metrics, Rollout
 from mpi_ltcr.nets.network_fused import ArrayState, FusedNetwork
 from mpi_ltcr.nets.universe import Outputs, RecurrentState
@@ -78,6 +79,7 @@ class FusedA3CAgent(A3CAgent):
         out = {name: torch.from_numpy(rows) for name, rows in self._unroll(rollout).items()}
         return Outputs(out["policy"], out["value"][:, 0], out["distill"])
 
+    @names_batch
     def learn(self, rollout: Rollout) -> Metrics:
         """As A3CAgent."""
         if not self.rl:
@@ -111,6 +113,7 @@ class FusedA3CAgent(A3CAgent):
         advantages, returns = (np.concatenate(part) for part in zip(*found, strict=True))
         return advantages, returns
 
+    @names_batch
     def mimic(self, rollout: Rollout, aligned: torch.Tensor, temperature: float, layer: str) -> Metrics:
         """As A3CAgent."""
         log_q = log_softmax(self._unroll(rollout)[layer])

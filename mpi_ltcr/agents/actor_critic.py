@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mpi_ltcr.agents.a3c import draw
-from mpi_ltcr.agents.soundness import finite_answer, require_finite
+from mpi_ltcr.agents.soundness import finite_answer, names_batch, require_finite
 from mpi_ltcr.formulas import actor_critic, distillation
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Metrics, Policy, State, Stepper, Transition
 from mpi_ltcr.nets.flat import FlatParameters
@@ -84,8 +84,15 @@ class ActorCriticAgent:
         """
         if not self._steps:
             return {}
-        paths = unbroken(self._steps)
+        steps = list(self._steps)
         self._steps.clear()
+        metrics = self._follow_gae(steps)
+        self.revisits += 1
+        return metrics
+
+    @names_batch
+    def _follow_gae(self, explored: list[Transition]) -> Metrics:
+        paths = unbroken(explored)
         steps = [t for path in paths for t in path]
         logits, values = self.net(self._obs(np.stack([t.obs for t in steps])))
         advantages, returns = self._credit(paths, values.detach())
@@ -94,7 +101,6 @@ class ActorCriticAgent:
             logits, actions, values, advantages, returns, self.value_coef, self.entropy_coef
         )
         norm = self.revisit_stepper.step(loss / len(steps))
-        self.revisits += 1
         return {
             "td_loss": float(parts["value_loss"]) / len(steps),
             "policy_loss": float(parts["policy_loss"]) / len(steps),
@@ -123,6 +129,7 @@ class ActorCriticAgent:
         """
         return finite_answer(self._look(features.obs)[0].softmax(-1).numpy())
 
+    @names_batch
     def mimic(self, lesson: Lesson) -> Metrics:
         """One step towards the teachers' policies (N, A), held constant.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mpi_ltcr.agents.soundness import finite_answer, require_finite
+from mpi_ltcr.agents.soundness import finite_answer, names_batch, require_finite
 from mpi_ltcr.formulas import categorical, distillation, schedules
 from mpi_ltcr.interfaces import EnvSpec, Features, Lesson, Metrics, Policy, State, Stepper, Transition
 from mpi_ltcr.memory.replay import Replay, Sample
@@ -110,6 +110,7 @@ class C51Agent:
         self.revisits += 1
         return metrics
 
+    @names_batch
     def _follow_td(self, sample: Sample) -> Metrics:
         batch = sample.batch
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)
@@ -174,6 +175,7 @@ class C51Agent:
         masses = self._masses(features.obs, target=target)
         return np.asarray(masses[np.arange(len(features.action)), features.action])
 
+    @names_batch
     def mimic(self, lesson: Lesson) -> Metrics:
         """One step on Eq. 6, of values or of policies; the teacher is held constant.
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.agents.soundness import names_batch
 from mpi_ltcr.interfaces import Features, Lesson, Metrics, Transition
 from mpi_ltcr.memory.replay import Sample
 from mpi_ltcr.steppers import LocalAdam
@@ -159,6 +160,7 @@ class FusedC51Agent(C51Agent):
     def _values(self, obs: np.ndarray, *, target: bool) -> np.ndarray:
         return np.asarray(self._masses(obs, target=target) @ self.z)
 
+    @names_batch
     def _follow_td(self, sample: Sample) -> Metrics:
         batch = sample.batch
         target, clipped_fraction = self._target(batch)

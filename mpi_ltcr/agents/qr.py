@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mpi_ltcr.agents.c51 import C51Agent
+from mpi_ltcr.agents.soundness import names_batch
 from mpi_ltcr.formulas import categorical, quantile
 from mpi_ltcr.interfaces import Lesson, Metrics
 from mpi_ltcr.memory.replay import Sample
@@ -41,6 +42,7 @@ class QRAgent(C51Agent):
         quantiles = self._quantiles(outputs)
         return quantile.to_atoms(quantiles.flatten(0, 1), self.support).view(*quantiles.shape[:2], -1)
 
+    @names_batch
     def _follow_td(self, sample: Sample) -> Metrics:
         batch = sample.batch
         reward, discount = self._tensor(batch.reward), self._tensor(batch.discount)

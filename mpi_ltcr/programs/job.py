@@ -18,6 +18,7 @@ import torch
 from mpi_ltcr import __version__, options
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.checkpoint import CheckpointError
+from mpi_ltcr.archive.evidence import write_batch
 from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.regroup import Regrouping
@@ -27,6 +28,7 @@ from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
 from mpi_ltcr.config import ConfigError
+from mpi_ltcr.interfaces import NonFiniteError
 from mpi_ltcr.programs.needs import run_bytes
 
 
@@ -137,6 +139,9 @@ class Job(NamedTuple):
             with contextlib.suppress(OSError):
                 run.unlock()
             raise
+        except NonFiniteError as error:
+            _keep_batch(error, run.root / "crash" / f"attempt{attempt}-rank{service.rank:04d}.h5")
+            raise
 
     def _agree(self, service: Service) -> None:
         """Collective. Before anything else: ranks that run different commands would never meet again."""
@@ -166,6 +171,13 @@ class Job(NamedTuple):
             return str(path)
 
         return RunDirectory(Path(service.announce(together(service, open_on_rank0))))
+
+
+def _keep_batch(error: NonFiniteError, path: Path) -> None:
+    if error.batch is not None:
+        with contextlib.suppress(OSError):  # what went wrong is told in any case
+            write_batch(path, error.batch)
+            print(f"mpi-ltcr: the batch is kept in {path}", file=sys.stderr, flush=True)
 
 
 def place(comm: Any, device: torch.device) -> str:

@@ -34,7 +34,8 @@ from mpi_ltcr.transfer.public_memory import kl_rows
 
 PHASES = ("explore", "communicate", "digest", "revisit", "evaluate", "archive")
 AGREE_EVERY = 10
-"""Rounds between two agreements on whether to stop."""
+"""Rounds between two agreements on whether to stop: a byte of each rank, not in the exchange's own messages, because
+who learns alone has none."""
 MEANS = "td_loss", "policy_loss", "entropy", "revisit_grad_norm"
 """What the log holds of a round's Revisits as their mean, as far as the agent tells it."""
 SAVE_ATTEMPTS = 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,7 @@ from scipy import stats
 
 from mpi_ltcr.agents.a3c import A3CAgent, draw
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.evidence import write_batch
 from mpi_ltcr.interaction import EnvLoop, explore_rollout
 from mpi_ltcr.interfaces import EnvSpec, NonFiniteError, Rollout
 from mpi_ltcr.steppers import ParameterStore
@@ -375,13 +377,17 @@ def test_a_store_remembers_everything_and_refuses_the_state_of_other_networks():
 
 
 @pytest.mark.parametrize("reward", [math.inf, math.nan])
-def test_a_loss_that_is_not_finite_is_named_and_nothing_is_staged(reward):
+def test_a_loss_that_is_not_finite_is_named_and_nothing_is_staged(reward, tmp_path):
     agent, staged = build()
     rollout = rollout_of(agent)
     rollout.rewards[3] = reward
-    with pytest.raises(NonFiniteError, match="rl: the loss is"):
+    with pytest.raises(NonFiniteError, match="rl: the loss is") as refused:
         agent.learn(rollout)
     assert staged == []
+    write_batch(tmp_path / "crash" / "rollout.h5", refused.value.batch)
+    with h5py.File(tmp_path / "crash" / "rollout.h5") as file:
+        assert set(file) == set(Rollout._fields)
+        np.testing.assert_array_equal(file["rewards"], rollout.rewards)
 
 
 def test_a_distillation_from_logits_that_are_not_finite_stages_nothing():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from mpi_ltcr.agents.actor_critic import ActorCriticAgent, unbroken
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.evidence import write_batch
 from mpi_ltcr.assembly_agents import build_actor_critic
 from mpi_ltcr.assembly_c51 import build_c51
 from mpi_ltcr.config import ActorCriticConfig, C51Config, TransferConfig
@@ -187,6 +189,24 @@ def test_an_actor_critic_neither_tells_nor_saves_what_is_not_finite():
     for attempt in (lambda: agent.answer(features(2)), agent.state):
         with pytest.raises(NonFiniteError):
             attempt()
+
+
+def test_an_update_that_is_not_finite_brings_its_batch_along(kind, tmp_path):
+    agent, lesson = build(kind), Lesson(features(6), np.full((6, ACTIONS), math.nan, np.float32), np.ones(6, np.int64))
+    with pytest.raises(NonFiniteError) as refused:
+        agent.mimic(lesson)
+    write_batch(tmp_path / "crash" / "lesson.h5", refused.value.batch)
+    for step in range(10):
+        agent.observe(Transition(np.full(4, step, np.float32), 1, math.nan, 0.9, np.zeros(4, np.float32)))
+    with pytest.raises(NonFiniteError) as refused:
+        agent.revisit()
+    write_batch(tmp_path / "crash" / "batch.h5", refused.value.batch)
+    with h5py.File(tmp_path / "crash" / "lesson.h5") as file:
+        np.testing.assert_array_equal(file["features/obs"], lesson.features.obs)
+        np.testing.assert_array_equal(file["target"], lesson.target)
+    with h5py.File(tmp_path / "crash" / "batch.h5") as file:  # a replayed batch, or the steps of a rollout
+        steps = [file["batch"]] if "batch" in file else [file[str(step)] for step in range(10)]
+        assert all(np.isnan(part["reward"][()]).all() and part["obs"].shape[-1] == 4 for part in steps)
 
 
 def test_its_value_of_a_pair_is_that_of_the_state_and_it_knows_no_distribution():

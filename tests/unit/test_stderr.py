@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY
-
-FAULTY = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests/faults/scripts"), os.environ.get("PYTHONPATH", "")])}
+from conftest import TINY, faulty
 
 
 def writes_of(argv: list[str], environment: dict[str, str]) -> list[str]:
@@ -36,8 +34,8 @@ def writes_of(argv: list[str], environment: dict[str, str]) -> list[str]:
     ids=["refused", "crashed", "completed"],
 )
 def test_each_write_to_stderr_ends_its_line(call: int, lr: str, said: str, unbuffered: str, tmp_path: Path) -> None:
-    variables = {"FAULT": f"raise:explore:0:{call}", "FAULT_FOLDER": str(tmp_path), "PYTHONUNBUFFERED": unbuffered}
+    variables = faulty(f"raise:explore:0:{call}", tmp_path) | {"PYTHONUNBUFFERED": unbuffered}
     run = ["--out", str(tmp_path / "run"), "--env.id", "faulty:Faulty-v0", "--agent.lr", lr]
-    texts = writes_of(["train", "ltcr-cartpole-alone", *TINY, *run], FAULTY | variables)
+    texts = writes_of(["train", "ltcr-cartpole-alone", *TINY, *run], variables)
     assert said in "".join(texts)
     assert [text for text in texts if not text.endswith("\n")] == []
