@@ -200,10 +200,7 @@ class A3CAgent:
 
     def load_weights(self, values: np.ndarray) -> None:
         """Take over a parameter vector (P,); raises ValueError if it is of another length."""
-        if values.shape != self.flat.values.shape:
-            raise ValueError(f"weights: {values.size} parameters, this network has {len(self.flat.values)}")
-        with torch.no_grad():
-            self.flat.values.copy_(torch.from_numpy(values))
+        self.flat.take(values, "weights")
 
     def load_state(self, state: State) -> None:
         """Go on from a saved state; raises ValueError if it is of another number of games."""

@@ -353,7 +353,7 @@ def test_a_state_is_a_copy_that_further_steps_do_not_touch():
 def test_weights_of_another_network_are_refused(length):
     agent, _ = build()
     before = agent.flat.values.clone()
-    with pytest.raises(ValueError, match=f"{length} parameters, this network has {len(before)}"):
+    with pytest.raises(ValueError, match=f"{length} parameters were saved, this network has {len(before)}"):
         agent.load_weights(np.zeros(length, np.float32))
     assert (agent.flat.values == before).all()
 
