@@ -3,12 +3,14 @@ whose PYTHONPATH holds this folder.
 
     Threeway-v0   CartPole with a third action, which does nothing: another number of actions, the same observations
     Mortal-v0      CartPole that ends its own process at a step, once: kwargs {at: 250, mark: FILE, signal: 9};
-                   {pause: 0.01} are seconds that each step takes
+                   {pause: 0.01} are seconds that each step takes; {after: PATTERN} lets it live until there is such a
+                   file, {meet: FOLDER} lets two of them wait for each other after their first episode
     Blind-v0       CartPole without the velocities: other observations
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from pathlib import Path
@@ -33,18 +35,38 @@ class CartPole3(CartPole15):
         return super().step(int(action == 2))
 
 
+def wait_for(pattern: str, files: int) -> None:
+    """At most as long as a job of a test may take."""
+    end = time.monotonic() + 60
+    while len(glob.glob(pattern)) < files and time.monotonic() < end:
+        time.sleep(0.005)
+
+
 class Mortal(CartPole15):
     """Sends its process a signal at step `at` of all its episodes, unless the file `mark` is there; it makes that."""
 
-    def __init__(self, *, at: int = -1, mark: str = "", signal: int = 9, pause: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self, *, at: int = -1, mark: str = "", signal: int = 9, pause: float = 0.0, after: str = "", meet: str = "",
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.at, self.mark, self.signal, self.pause = at, Path(mark), signal, pause
-        self.steps = 0
+        self.after, self.meet = after, meet
+        self.steps = self.resets = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.resets += 1
+        if self.meet and self.resets == 2:
+            (Path(self.meet) / str(os.getpid())).touch()
+            wait_for(f"{self.meet}/*", 2)
+        return super().reset(**kwargs)
 
     def step(self, action: int) -> Any:
         self.steps += 1
         if self.steps == self.at and not self.mark.exists():
             self.mark.touch()
+            if self.after:
+                wait_for(self.after, 1)
             os.kill(os.getpid(), self.signal)
         time.sleep(self.pause)
         return super().step(action)

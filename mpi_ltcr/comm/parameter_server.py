@@ -86,7 +86,7 @@ class ParameterServer:
         """T at which the checkpoint being gathered was begun, and that names its draft; None: none is."""
         self._to_save: set[int] = set()
         self._active = set(self.clients)
-        self._heard = dict.fromkeys(workers, time.monotonic())
+        self._heard: dict[int, float] = {}
         longest = REQUEST_HEADER.itemsize + 8 * games + 4 * sum(sizes.values())
         self._inbox = [np.empty(longest, np.uint8) for _ in self.clients]
         self._outbox = [np.empty(REPLY_HEADER.itemsize + store.values.nbytes, np.uint8) for _ in self.clients]
@@ -149,8 +149,8 @@ class ParameterServer:
 
     def _check_silence(self) -> None:
         now = time.monotonic()
-        for rank, heard in self._heard.items():
-            if rank in self._active and now - heard > self.patience_s:
+        for rank in self.workers:  # counted from the first look on: who is still starting is not silent
+            if rank in self._active and now - self._heard.setdefault(rank, now) > self.patience_s:
                 raise LostRankError(
                     f"rank {rank} has not been heard of for {self.patience_s:.0f} s (runtime.patience_s)", rank
                 )
@@ -177,8 +177,7 @@ class ParameterServer:
         if sequence != self.received[rank] + 1:
             raise WireError(f"request {sequence} of rank {rank} came after request {self.received[rank]}")
         self.received[rank] += 1
-        if rank in self._heard:
-            self._heard[rank] = time.monotonic()
+        self._heard[rank] = time.monotonic()
 
     def _apply(self, content: int, gradients: np.ndarray, steps: int) -> None:
         """Line 24, 27 and 31 of Algorithm 1 on the server; line 14's T."""

@@ -33,6 +33,8 @@ START_S = 600.0
 """Limit before the first round: imports, environments, replaying the last episode after a resume."""
 PUBLISH_S, LOOK_S = 5.0, 3.0
 """Between two published pulses; without progress before the others are looked at."""
+STACK_S = 2.0
+"""What a rank that cannot speak gets for showing its stack, before the job ends."""
 FILE_S = 10.0
 """How long a file system may take before the watchdog goes on without it."""
 
@@ -217,7 +219,7 @@ class Watchdog:
             if content.get("host") == socket.gethostname() and parent == os.getppid():  # surely still that process
                 print(f"mpi-ltcr: stack of rank {rank}:", file=sys.stderr, flush=True)
                 os.kill(pid, signal.SIGUSR2)
-                time.sleep(0.5)
+                time.sleep(STACK_S)
 
 
 class _Sighting(NamedTuple):

@@ -27,7 +27,7 @@ def hang(start, tmp_path):
     """`hang("sleep:1:120", prefix, patience)`: ranks with that fault; how the job ended, and its status."""
 
     def run(
-        what: str, prefix: Path = HERE, patience: float = 2.0, *options: str, ranks: int = 2
+        what: str, prefix: Path = HERE, patience: float = 4.0, *options: str, ranks: int = 2
     ) -> tuple[Finished, dict]:
         path = os.pathsep.join([str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         argv = ["-m", "mpi_ltcr", "train", "ltcr-cartpole-9-1", *TINY, "--env.id", "hanging:Hanging-v0", *options]
@@ -89,7 +89,7 @@ def test_a_rank_that_holds_pythons_lock_is_named_by_the_other_and_shows_its_stac
 @pytest.mark.fault("A8", "a rank twenty times slower than the others: no alarm")
 def test_a_rank_that_is_only_slow_raises_no_alarm(hang):
     """It needs four times longer than the patience of the one that waits for it, but goes on."""
-    done, status = hang("slow:1:0", HERE, 2.0, "--eval.every", "400", "--log.probe_size", "0")
+    done, status = hang("slow:1:0", HERE, 4.0, "--eval.every", "400", "--log.probe_size", "0")
     assert (done.rc, status["state"]) == (0, "completed"), done.err
 
 

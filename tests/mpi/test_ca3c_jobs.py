@@ -91,7 +91,7 @@ def test_a_worker_that_falls_silent_or_dies_ends_the_job_and_the_status_never_sa
 ):
     env = mortal(at=60, mark=str(tmp_path / "mark"), signal=int(who), pause=0.03)  # found in a rollout, not asking
     task = {"name": "pole", "env": env}
-    argv = train(tmp_path, frames=5000, tasks=[task], runtime={"patience_s": 2.0})
+    argv = train(tmp_path, frames=5000, tasks=[task], runtime={"patience_s": 4.0 if told else 60.0})
     done = mpirun(2, argv, timeout=LIMIT, env=TOYS)
     assert done.rc != 0
     status = json.loads((tmp_path / "run" / "status.json").read_text())
@@ -105,7 +105,9 @@ def test_a_worker_that_falls_silent_or_dies_ends_the_job_and_the_status_never_sa
 
 
 def test_the_log_tells_waiting_work_and_bytes_of_each_rollout(mpirun, tmp_path):
-    done = mpirun(3, train(tmp_path, frames=150, workers=2), timeout=LIMIT)
+    (tmp_path / "meet").mkdir()
+    tasks = [{"name": "pole", "env": mortal(meet=str(tmp_path / "meet"))}]  # each ends an episode, however late it is
+    done = mpirun(3, train(tmp_path, frames=150, tasks=tasks, workers=2), timeout=LIMIT, env=TOYS)
     assert done.rc == 0, done.err
     store = saved(tmp_path / "run", "pole")["store"]
     size = 4 * store["network"]

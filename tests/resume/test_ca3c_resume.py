@@ -29,8 +29,10 @@ LIMIT = 110
 """Seconds for a job of two on an idle machine."""
 
 
-def mortal(tmp_path: Path, at: int = 250, number: int = signal.SIGKILL, **task: Any) -> dict[str, Any]:
-    kwargs = {"at": at, "mark": str(tmp_path / "mark"), "signal": int(number)}
+def mortal(
+    tmp_path: Path, at: int = 250, number: int = signal.SIGKILL, *, pause: float = 0.0, after: str = "", **task: Any
+) -> dict[str, Any]:
+    kwargs = {"at": at, "mark": str(tmp_path / "mark"), "signal": int(number), "pause": pause, "after": after}
     return {"name": "pole", "env": {"id": "toy_envs:Mortal-v0", "kwargs": kwargs}, **task}
 
 
@@ -85,7 +87,7 @@ def assert_equal_runs(one: Path, two: Path, rank: int) -> None:
 @EXACT
 @pytest.mark.parametrize(
     ("server", "backend", "copies", "at"),
-    [("dedicated", "eager", 1, 250), ("shared", "fused", 1, 250), ("dedicated", "fused", 3, 90)],
+    [("dedicated", "eager", 1, 250), ("shared", "fused", 1, 250), ("dedicated", "fused", 3, 100)],
 )
 def test_a_killed_run_of_one_worker_goes_on_to_the_bits_of_one_that_was_not(
     server, backend, copies, at, mpirun, tmp_path
@@ -153,8 +155,9 @@ def test_a_run_stopped_by_a_signal_is_preempted_saved_and_goes_on_to_the_same_bi
 
 @ASYNCHRONOUS
 def test_two_workers_that_were_killed_go_on_with_each_push_once_and_t_forward(mpirun, tmp_path):
-    path = config_file(tmp_path, "run.yaml", frames=500, workers=2, tasks=[mortal(tmp_path, 160)])
     run = tmp_path / "run"
+    task = mortal(tmp_path, 160, pause=0.01, after=f"{run}/checkpoints/pole/step_*/manifest.json")
+    path = config_file(tmp_path, "run.yaml", frames=500, workers=2, tasks=[task])
     done = mpirun(3, train(path, run), timeout=LIMIT, env=TOYS)
     assert done.rc != 0
     before = saved(run, "pole")

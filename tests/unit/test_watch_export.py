@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ from mpi_ltcr.verbs.export import scalars
 from mpi_ltcr.verbs.status import SILENCE_S, health
 
 FRAMES = [100, 100, 200]
+NOW = time.time()
+"""When every heartbeat of these tests was, and when `watch` looks."""
+
+
+@pytest.fixture(autouse=True)
+def looks_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpi_ltcr.verbs.watch.time", SimpleNamespace(time=lambda: NOW))
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def run(tmp_path: Path) -> Path:
 
 def beat(run: Path, rank: int, *, age: float = 0, phase: str = "communicate", waits: dict | None = None) -> None:
     pulse = {"host": "node7", "pid": 1, "beats": 1, "collectives": 1, "silence_s": 30.0 * rank}
-    pulse |= {"rank": rank, "time": time.time() - age, "phase": phase, "waits": waits, "entered": []}
+    pulse |= {"rank": rank, "time": NOW - age, "phase": phase, "waits": waits, "entered": []}
     Heartbeats(run, 1).publish(rank, pulse)
 
 
@@ -138,7 +146,7 @@ def test_watch_of_a_run_without_logs_says_so(run, capsys) -> None:
 
 def test_a_run_is_lost_if_its_owner_is_gone_or_nobody_has_shown_a_sign_of_life(run, capsys) -> None:
     def lost() -> bool:
-        seen = health(run, time.time())
+        seen = health(run, NOW)
         assert seen.exit_code == (75 if seen.lost else 1)
         return seen.lost
 
@@ -149,7 +157,7 @@ def test_a_run_is_lost_if_its_owner_is_gone_or_nobody_has_shown_a_sign_of_life(r
     (run / "run.lock").write_text(json.dumps({"host": "elsewhere", "pid": os.getpid()}))
     assert not lost()
     status = RunDirectory(run).read_status()
-    (run / "status.json").write_text(json.dumps({**status, "heartbeat": time.time() - 1e4}))
+    (run / "status.json").write_text(json.dumps({**status, "heartbeat": NOW - 1e4}))
     assert not lost(), "the ranks' own heartbeats are fresh"
     for rank in range(2):
         beat(run, rank, age=SILENCE_S + 1)

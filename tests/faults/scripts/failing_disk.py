@@ -39,11 +39,17 @@ def forbid(folder: Path) -> None:
         time.sleep(0.01)
 
 
+def delete(folder: Path) -> None:
+    """At once: ranks that write meanwhile would keep a folder alive that is emptied file by file."""
+    (folder / "run").rename(folder / "gone")
+    shutil.rmtree(folder / "gone")
+
+
 FAULTS = {
     "small": lambda folder: None,
     "full": fill,
     "read-only": forbid,
-    "deleted": lambda folder: shutil.rmtree(folder / "run", ignore_errors=True),
+    "deleted": delete,
 }
 MENDED = {
     "full": lambda folder: (folder / "filler").unlink(),

@@ -38,7 +38,7 @@ class Hanging(CartPole15):
     def step(self, action):
         Hanging.steps += pulse.phase == "explore"  # and not while probe states are drawn, or in evaluations
         if MINE and KIND == "slow":
-            time.sleep(0.02)
+            time.sleep(0.04)
         if MINE and Hanging.steps == int(STEP) and KIND in ("sleep", "pause"):
             Hanging.steps += 1
             time.sleep({"sleep": 600, "pause": 8}[KIND])
@@ -72,10 +72,11 @@ def straying(original):
     return exchange
 
 
-runtime.START_S = runtime.FINALIZE_S = 3.0
-if MINE and KIND == "init":
-    runtime.MPI.Init_thread = spin
-if MINE and KIND == "finalize":
-    runtime.MPI.Finalize = spin
+if KIND == "init":
+    runtime.START_S = 3.0
+    runtime.MPI.Init_thread = spin if MINE else runtime.MPI.Init_thread
+if KIND == "finalize":
+    runtime.FINALIZE_S = 3.0
+    runtime.MPI.Finalize = spin if MINE else runtime.MPI.Finalize
 if MINE:
     PublicMemoryTransfer.exchange = skipping(straying(PublicMemoryTransfer.exchange))
