@@ -180,6 +180,5 @@ VERBS = {
     "bench": _in_verbs("bench"),
 }
 
-os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # no dynamic HDF5 filters: a hostile file could name one
 for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(pool, "1")  # one core per rank; torch's own number is runtime.threads

@@ -217,6 +217,22 @@ def verb(*argv: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
     return code, out, err
 
 
+def most_memory_of(action: Callable[[], None]) -> float:
+    """MB by which a child that does this grows at most; fails if the child does."""
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status, usage = os.wait4(pid, 0)
+    assert status == 0
+    return (usage.ru_maxrss * 1024 - before) / 1e6
+
+
 TALLY = pytest.StashKey[Tally]()
 
 

@@ -11,6 +11,10 @@ import numpy as np
 
 from mpi_ltcr.archive.atomic import open_hdf5
 from mpi_ltcr.archive.schema import FORMAT, FORMAT_VERSION
+from mpi_ltcr.archive.tree import Allowance
+
+TEXT_BYTES = 64_000_000
+"""Texts of a log that are read at once, at most, if they are no longer than its file."""
 
 
 class ReadError(Exception):
@@ -28,8 +32,7 @@ class Log(NamedTuple):
         name, ReadError if it is not one of ours."""
         try:
             with open_hdf5(self.path) as file:
-                size = file.id.get_filesize()
-                return {column: _read_column(dataset, size) for column, dataset in file[name].items()}
+                return _read_table(file[name], file.id.get_filesize())
         except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ReadError(f"{self.path}: table {name} cannot be read ({type(error).__name__}: {error})") from None
 
@@ -44,10 +47,26 @@ class Log(NamedTuple):
         return int(self.attributes["agent"])
 
 
-def _read_column(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
-    if dataset.nbytes > file_size:
-        raise ValueError(f"{dataset.name} claims more than the file holds")
-    return np.asarray(dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:])
+def _read_table(group: h5py.Group, file_size: int) -> dict[str, np.ndarray]:
+    """Every column. Raises ValueError where all together are more than the file holds."""
+    allowance = Allowance(file_size)
+    allowance.take(group.name, items=len(group))
+    table = {}
+    for name, dataset in group.items():
+        allowance.take(dataset.name, nbytes=dataset.nbytes)
+        texts = h5py.check_string_dtype(dataset.dtype)
+        table[name] = _read_texts(dataset, allowance, file_size) if texts else np.asarray(dataset[:])
+    return table
+
+
+def _read_texts(dataset: h5py.Dataset, allowance: Allowance, file_size: int) -> np.ndarray:
+    """A column of texts, a few at a time: each of them may be as long as the file."""
+    texts: list[str] = []
+    step = max(1, TEXT_BYTES // file_size)
+    for row in range(0, len(dataset), step):
+        texts.extend(dataset.asstr()[row : row + step])
+        allowance.take(dataset.name, nbytes=sum(map(len, texts[row:])))
+    return np.array(texts, object)
 
 
 def open_log(path: Path) -> Log:

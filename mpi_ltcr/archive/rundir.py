@@ -7,17 +7,15 @@ logs/agent0000.h5 ...  checkpoints/step_*/  crash/
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import secrets
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from mpi_ltcr.archive.atomic import write_json, write_text
+from mpi_ltcr.archive.lock import HeldError, Lock
 
 STATES = ("running", "completed", "preempted", "failed")
 
@@ -40,6 +38,7 @@ class RunDirectory:
         self.checkpoints = root / "checkpoints"
         self.config = root / "config.yaml"
         self.status = root / "status.json"
+        self._lock = Lock(root / "run.lock")
 
     def log(self, agent: int) -> Path:
         """The log file of one agent."""
@@ -75,47 +74,25 @@ class RunDirectory:
         """Take over an existing run. Raises RunDirectoryError if it is none, or somebody is writing into it."""
         if not self.config.is_file():
             raise RunDirectoryError(f"{self.root}: not a run directory (no config.yaml); mpi-ltcr train makes one")
-        if force_unlock:
-            (self.root / "run.lock").unlink(missing_ok=True)
-        self.lock()
+        self.lock(force=force_unlock)
         for leftover in self.root.rglob(".*.tmp"):  # of a process that was killed while it wrote
             if leftover.is_file():
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)  # or of one that wants the lock this moment
 
-    def lock(self) -> None:
-        """Become the one writer; a lock left by a dead process of this host is taken over."""
-        path = self.root / "run.lock"
-        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), **_slurm_start()})
-        for _ in range(2):
-            with contextlib.suppress(FileExistsError):
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-                with os.fdopen(descriptor, "w") as handle:
-                    handle.write(mine)
-                return
-            holder = _read_json(path)
-            if _alive(holder):
-                raise RunDirectoryError(
-                    f"{self.root}: in use by process {holder.get('pid')} on {holder.get('host')}; "
-                    f"if that one is gone: mpi-ltcr resume {self.root} --force-unlock"
-                )
-            path.unlink(missing_ok=True)
-        raise RunDirectoryError(f"{self.root}: run.lock is contested; try again")
+    def lock(self, *, force: bool = False) -> None:
+        """Become the one writer. Raises RunDirectoryError if somebody else is."""
+        try:
+            self._lock.take(force=force)
+        except HeldError as error:
+            raise RunDirectoryError(f"{self.root}: {error}") from None
 
     def unlock(self) -> None:
         """Let go; only what this process holds."""
-        path = self.root / "run.lock"
-        holder = _read_json(path)
-        if (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
-            path.unlink(missing_ok=True)
+        self._lock.give_back()
 
     def owner(self) -> str:
         """Of the lock: "alive", "gone", "elsewhere" (on another host, so that we cannot know), or "none"."""
-        holder = _read_json(self.root / "run.lock")
-        if not holder:
-            return "none"
-        if holder.get("host") != socket.gethostname():
-            return "elsewhere"
-        return "alive" if _alive(holder) else "gone"
+        return self._lock.owner()
 
     def write_status(self, **fields: Any) -> None:
         """Merge fields into status.json, atomically, with a fresh heartbeat."""
@@ -143,29 +120,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _slurm_start() -> dict[str, str]:
-    """Which start of which SLURM job this is; empty texts elsewhere."""
-    return {"job": os.environ.get("SLURM_JOB_ID", ""), "start": os.environ.get("SLURM_RESTART_COUNT", "0")}
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    """Whether the holder of a lock may still be writing; of another host we cannot know, so: yes.
-
-    But a job that SLURM starts once more, maybe on another host, has ended before, or its node is lost.
-    """
-    if not holder:
-        return False
-    if holder.get("host") != socket.gethostname():
-        mine = _slurm_start()
-        return not (mine["job"] and holder.get("job") == mine["job"] and holder.get("start") != mine["start"])
-    try:
-        pid = int(holder["pid"])
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat")  # a zombie is dead: some containers never reap
-        return not (stat.is_file() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
-    except ProcessLookupError:
-        return False
-    except (KeyError, ValueError, TypeError, OverflowError, OSError):
-        return True

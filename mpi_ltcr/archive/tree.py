@@ -69,41 +69,53 @@ def read_tree(group: h5py.Group) -> State:
     """What `write_tree` stored. Nothing in a file can make this execute code or allocate more than the file holds.
 
     Raises:
-        TreeError: a link leaves the file, an array claims more than the file's size, a scalar is of no known kind, or
-            HDF5 itself cannot read it.
+        TreeError: a link leaves the file, its arrays and texts together claim more than the file's size, a scalar is of
+            no known kind, or HDF5 itself cannot read it.
     """
     try:
-        return _read(group, group.file.id.get_filesize(), [0], 0)
+        return _read(group, Allowance(group.file.id.get_filesize()), 0)
     except (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise TreeError(f"{group.name}: {type(error).__name__}: {error}") from None
 
 
-def _read(group: h5py.Group, file_size: int, count: list[int], depth: int) -> State:
+class Allowance:
+    """What a whole tree or table may take: a file that names a dataset a thousand times holds it once all the same."""
+
+    def __init__(self, file_size: int) -> None:
+        self.items, self.bytes = MAX_ITEMS, file_size
+
+    def take(self, place: str, *, items: int = 0, nbytes: int = 0) -> None:
+        """Raise TreeError where that is more than is left."""
+        self.items, self.bytes = self.items - items, self.bytes - nbytes
+        if self.items < 0:
+            raise TreeError(f"{place}: more than {MAX_ITEMS} items")
+        if self.bytes < 0:
+            raise TreeError(f"{place}: claims, with all before it, more than the file holds")
+
+
+def _read(group: h5py.Group, allowance: Allowance, depth: int) -> State:
     if depth > MAX_DEPTH:
         raise TreeError(f"groups nested deeper than {MAX_DEPTH}")
-    count[0] += len(group)
-    if count[0] > MAX_ITEMS:
-        raise TreeError(f"{group.name}: more than {MAX_ITEMS} items")
+    allowance.take(group.name, items=len(group))
     tree: State = {}
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise TreeError(f"{group.name}/{name}: links out of a file are not followed")
         item = group[name]
         if isinstance(item, h5py.Group):
-            tree[name] = _read(item, file_size, count, depth + 1)
+            tree[name] = _read(item, allowance, depth + 1)
         else:
-            tree[name] = _read_dataset(item, file_size)
+            tree[name] = _read_dataset(item, allowance)
     return tree
 
 
-def _read_dataset(dataset: h5py.Dataset, file_size: int) -> Any:
+def _read_dataset(dataset: h5py.Dataset, allowance: Allowance) -> Any:
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise TreeError(f"{dataset.name}: holds no data")
     creation = dataset.id.get_create_plist()
     if creation.get_layout() not in PLAIN_LAYOUTS or creation.get_external_count():
         raise TreeError(f"{dataset.name}: data outside the file, or in chunks, is not read")
-    if dataset.nbytes > file_size:
-        raise TreeError(f"{dataset.name}: claims more than the file holds")
+    allowance.take(dataset.name, nbytes=dataset.nbytes)
     kind = dataset.attrs.get("kind")
     if kind is None:
         if dataset.dtype.kind not in NUMERIC:
@@ -112,6 +124,8 @@ def _read_dataset(dataset: h5py.Dataset, file_size: int) -> Any:
     if dataset.shape != ():
         raise TreeError(f"{dataset.name}: a scalar of shape {dataset.shape}")
     value = dataset[()]
+    if isinstance(value, bytes):  # a text counts above as the reference that it is
+        allowance.take(dataset.name, nbytes=len(value))
     try:
         return _DECODE[kind](value)
     except (KeyError, ValueError, TypeError, AttributeError):

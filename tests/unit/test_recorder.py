@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import numpy as np
 import pandas
 import pytest
 import xarray
+from conftest import most_memory_of
 from fault_report import Tally
 
 from mpi_ltcr.archive import reader
@@ -194,6 +196,45 @@ def test_a_column_that_claims_more_than_its_file_holds_is_refused(published: Pat
         file["eval"].create_dataset("return", shape=(10**15,), dtype="f8")
     with pytest.raises(reader.ReadError, match="eval"):
         reader.open_log(published).table("eval")
+
+
+def numbers_by_many_names(table: h5py.Group) -> None:
+    del table["return"]
+    one = table.create_dataset("return", data=np.zeros(10**6, np.uint8))
+    for i in range(1500):
+        table[f"return{i}"] = one
+
+
+def texts_by_many_names(table: h5py.Group) -> None:
+    one = table.create_dataset("text", data=["x" * 10**6])
+    for i in range(1500):
+        table[f"text{i}"] = one
+
+
+def rows_that_share_a_text(table: h5py.Group) -> None:
+    table.create_dataset("text", shape=(1500,), dtype=h5py.string_dtype())
+    table["text"][0] = "x" * 10**6
+    path, references = Path(table.file.filename), table["text"].id.get_offset()
+    table.file.close()
+    content = bytearray(path.read_bytes())
+    first = content[references : references + 16]
+    content[references : references + 1500 * 16] = 1500 * first
+    path.write_bytes(content)
+
+
+@pytest.mark.fault("C27", "a hostile log: a megabyte that stands for a gigabyte")
+@pytest.mark.parametrize("build", [numbers_by_many_names, texts_by_many_names, rows_that_share_a_text])
+def test_a_table_takes_no_more_memory_than_its_file_is_long(
+    build: Callable[[h5py.Group], None], published: Path
+) -> None:
+    with h5py.File(published, "r+") as file:
+        build(file["eval"])
+
+    def read() -> None:
+        with pytest.raises(reader.ReadError, match="more than the file holds"):
+            reader.open_log(published).table("eval")
+
+    assert most_memory_of(read) < 200
 
 
 def test_every_column_has_a_unit_and_a_meaning_and_the_clocks_come_first() -> None:

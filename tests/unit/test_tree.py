@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import most_memory_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -144,6 +144,19 @@ def claims_three_gigabytes(file: h5py.File, folder: Path) -> None:
     file.create_dataset("a", shape=(4 * 10**8,), dtype="f8")  # few enough to be allocated, and filled with zeros
 
 
+def one_array_by_many_names(file: h5py.File, folder: Path) -> None:
+    one = file.create_dataset("a", data=np.zeros(10**6, np.uint8))
+    for i in range(1500):
+        file[f"a{i}"] = one
+
+
+def one_text_by_many_names(file: h5py.File, folder: Path) -> None:
+    file["a"] = "x" * 10**6
+    file["a"].attrs["kind"] = "str"
+    for i in range(1500):
+        file[f"a{i}"] = file["a"]
+
+
 def claims_a_quadrillion_in_chunks(file: h5py.File, folder: Path) -> None:
     file.create_dataset("a", shape=(10**15,), dtype="f8", chunks=(1024,))
 
@@ -223,6 +236,8 @@ HOSTILE = [
     external_storage,
     claims_a_quadrillion,
     claims_three_gigabytes,
+    one_array_by_many_names,
+    one_text_by_many_names,
     claims_a_quadrillion_in_chunks,
     claims_a_gigantic_scalar,
     compressed,
@@ -238,22 +253,6 @@ HOSTILE = [
     too_many_items,
     too_deep,
 ]
-
-
-def most_memory_of(action: Callable[[], None]) -> float:
-    """MB by which a child that does this grows at most; fails if the child does."""
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    _, status, usage = os.wait4(pid, 0)
-    assert status == 0
-    return (usage.ru_maxrss * 1024 - before) / 1e6
 
 
 @pytest.mark.fault("C27", "a hostile HDF5 file: links, claimed sizes, filters, pickle, too many or too deep groups")
