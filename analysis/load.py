@@ -137,14 +137,6 @@ def method_of(log: Log) -> str:
     return str(log.attributes["name"])
 
 
-def read_table(log: Log, name: str) -> dict[str, np.ndarray]:
-    """The columns of one table. Raises FigureError where the log has no such table."""
-    try:
-        return log.table(name)
-    except KeyError:
-        raise FigureError(f"{log.path}: has no table {name}; another program wrote it") from None
-
-
 def check_alike(logs: list[Log]) -> None:
     """Raise FigureError unless all have one environment, and all of one name the same settings."""
     for log in logs:
@@ -217,7 +209,7 @@ def read_curves(
 
     None if there is no frame yet at which every log has a value.
     """
-    columns = [read_table(log, table) for log in logs]
+    columns = [log.table(table) for log in logs]
     read = column if callable(column) else operator.itemgetter(column)
     rows = [(c["frames"], read(c).astype(float)) for c in columns]
     rows = [(frames[np.isfinite(values)], values[np.isfinite(values)]) for frames, values in rows]

@@ -123,7 +123,7 @@ def game_of(env: dict) -> str:
 
 def recorded(log: load.Log, asked: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Frames and returns of one curve, (R,) each. Raises FigureError where there are none."""
-    table = load.read_table(log, "lives" if asked.unit == "life" else asked.table)
+    table = log.table("lives" if asked.unit == "life" else asked.table)
     frames, values = table["frames"], table["return"]
     if asked.unit == "life":
         wanted = table["evaluation"] == (asked.table == "eval")

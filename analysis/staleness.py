@@ -67,14 +67,14 @@ def draw(asked: argparse.Namespace) -> None:
 
 def staleness(logs: list[Log]) -> tuple[np.ndarray, np.ndarray]:
     """0, 1, 2, ... updates, and the share of all gradients that were so stale. (S,), (S,)."""
-    stale = np.concatenate([load.read_table(log, "pushes")["staleness"] for log in logs])
+    stale = np.concatenate([log.table("pushes")["staleness"] for log in logs])
     counts = np.bincount(stale)
     return np.arange(len(counts)), counts / max(1, len(stale))
 
 
 def throughput(logs: list[Log]) -> tuple[np.ndarray, np.ndarray]:
     """Middles of equal parts of the wall time, in s, and steps per second in each, mean over runs. (B,), (B,)."""
-    columns = [load.read_table(log, "pushes") for log in logs]
+    columns = [log.table("pushes") for log in logs]
     columns = [c for c in columns if len(c["wall_s"])]
     if not columns:
         return np.empty(0), np.empty(0)
@@ -87,10 +87,10 @@ def waiting(logs: list[Log]) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the workers whose gradients came, and the share of its time that each waited. (W,), (W,)."""
     ranks, shares = [], []
     for log in logs:
-        mine = set(load.read_table(log, "pushes")["worker"].tolist())
+        mine = set(log.table("pushes")["worker"].tolist())
         for worker in read_logs(load.run_of(log)):
             if worker.agent in mine:
-                rollouts = load.read_table(worker, "rollouts")
+                rollouts = worker.table("rollouts")
                 waited, worked = rollouts["wait_s"].sum(), rollouts["work_s"].sum()
                 ranks.append(worker.agent)
                 shares.append(waited / (waited + worked) if waited + worked else np.nan)
@@ -99,7 +99,7 @@ def waiting(logs: list[Log]) -> tuple[np.ndarray, np.ndarray]:
 
 def report(logs: list[Log]) -> str:
     """One line on stdout."""
-    tables = [load.read_table(log, "pushes") for log in logs]
+    tables = [log.table("pushes") for log in logs]
     stale = np.concatenate([table["staleness"] for table in tables])
     if len(stale) == 0:
         return "no gradient has been applied yet"

@@ -75,5 +75,5 @@ def env_of(task: dict[str, Any]) -> str:
 
 def episodes_of(log: Log) -> tuple[np.ndarray, np.ndarray]:
     """T at the end of each training episode of a task, of whichever worker, and its return. (E,), (E,)."""
-    returns = load.read_table(log, "returns")
+    returns = log.table("returns")
     return returns["frames"], returns["return"]

@@ -101,7 +101,7 @@ def shared_seed(groups: list[load.Group], state: int) -> int | None:
 
 def read_trace(log: Log, state: int, frames: list[int] | None) -> Trace:
     """Z(s, a) of one agent at the asked frames (None: all logged ones), a the greedy action at the last of them."""
-    table = load.read_table(log, "distributions")
+    table = log.table("distributions")
     logged = np.unique(table["frames"]).tolist()
     chosen = [frame for frame in logged if frames is None or frame in frames]
     if not chosen:

@@ -11,7 +11,7 @@ from mpi_ltcr.agents.c51 import C51Agent
 from mpi_ltcr.assembly_c51 import HIDDEN, TORSOS
 from mpi_ltcr.config import ActorCriticConfig, AgentConfig, Config, TransferConfig
 from mpi_ltcr.interfaces import EnvSpec
-from mpi_ltcr.nets.flat import flatten
+from mpi_ltcr.nets.flat import count, flatten
 from mpi_ltcr.nets.policy import PolicyNetwork
 from mpi_ltcr.seeds import SeedTree
 
@@ -73,6 +73,11 @@ def build_net(settings: AgentConfig, spec: EnvSpec, generator: torch.Generator) 
     if isinstance(settings, ActorCriticConfig):
         return build_policy_net(settings, spec, generator)
     return assembly_c51.build_net(settings, spec, generator)
+
+
+def parameters_of(settings: AgentConfig, spec: EnvSpec) -> int:
+    """How many the network of one agent has; it is not made."""
+    return count(lambda generator: build_net(settings, spec, generator))
 
 
 def build_policy_net(settings: ActorCriticConfig, spec: EnvSpec, generator: torch.Generator) -> PolicyNetwork:

@@ -19,7 +19,7 @@ from mpi_ltcr.config import A3CConfig, AlignConfig, CA3CConfig, ConfigError, Tas
 from mpi_ltcr.interaction import EnvLoop
 from mpi_ltcr.interfaces import EnvSpec, State
 from mpi_ltcr.nets.alignment import AlignmentNetwork
-from mpi_ltcr.nets.flat import flatten
+from mpi_ltcr.nets.flat import count, flatten
 from mpi_ltcr.nets.universe import MLPTorso, RecurrentActorCritic, UniverseTorso
 from mpi_ltcr.seeds import TEAM, SeedTree
 from mpi_ltcr.steppers import ParameterStore, PushStepper
@@ -62,6 +62,11 @@ def build_network(agent: A3CConfig, spec: EnvSpec, generator: torch.Generator) -
     return RecurrentActorCritic(torso=torso, num_actions=spec.num_actions, hidden=int(agent.lstm), generator=generator)
 
 
+def parameters_of(agent: A3CConfig, spec: EnvSpec) -> int:
+    """How many a task's network has; it is not made."""
+    return count(lambda generator: build_network(agent, spec, generator))
+
+
 def spec_of(env: Any) -> EnvSpec:
     """The spec of an `EnvConfig`'s environment."""
     made = envs.make(env.id, env.kwargs)
@@ -81,8 +86,7 @@ class Teaching(NamedTuple):
     @property
     def parameters(self) -> int:
         """P of the teacher's network."""
-        net = build_network(self.agent, self.spec, torch.Generator())
-        return sum(p.numel() for p in net.parameters())
+        return parameters_of(self.agent, self.spec)
 
     @property
     def trains_alignment(self) -> bool:

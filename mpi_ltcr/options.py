@@ -36,7 +36,7 @@ def load(arguments: list[str]) -> tuple[Any, bool]:
     elif not any(a.split("=")[0] in ("--config", "--help", "-h", "--print_config") for a in arguments):
         raise ConfigError(f"train: name a preset ({', '.join(preset_names())}) or a file with --config FILE")
     plan = "--plan" in arguments  # no field: what --print_config prints is what --config reads
-    arguments = [argument for argument in arguments if argument != "--plan"]
+    arguments = _joined([argument for argument in arguments if argument != "--plan"])
     files = _config_files(arguments)
     cls = CONFIGS[_program(files)]
     sections = [f.name for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.default)]
@@ -60,6 +60,18 @@ def load(arguments: list[str]) -> tuple[Any, bool]:
         raise ConfigError(one_line(error, cls)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"config: not a YAML file of fields: {' '.join(str(error).split())}") from None
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`--agent.vmin -1e2` as `--agent.vmin=-1e2`: with an exponent the parser would take the number for an option."""
+    joined: list[str] = []
+    for word in arguments:
+        number = re.fullmatch(r"-(\d+\.?\d*|\.\d+)[eE][+-]?\d+", word)
+        if number and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _config_files(arguments: list[str]) -> list[Path]:

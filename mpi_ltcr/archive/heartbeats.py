@@ -60,7 +60,7 @@ def read_heartbeats(folder: Path) -> dict[int, dict[str, Any]]:
     """Rank -> its published pulse, of whatever attempt; `folder` may be missing."""
     found = {}
     for path in sorted(folder.glob("rank*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             if path.is_file() and path.stat().st_size <= MAX_BYTES:
                 pulse = _checked(json.loads(path.read_text(encoding="utf-8")))
                 found[pulse["rank"]] = pulse

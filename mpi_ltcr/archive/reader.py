@@ -21,37 +21,55 @@ class ReadError(Exception):
     """Not a run of ours, or a log that cannot be read; the text names the path."""
 
 
+class Table(dict[str, np.ndarray]):
+    """Columns by name. Raises ReadError for one that is not there."""
+
+    def __missing__(self, column: str) -> np.ndarray:
+        raise ReadError(f"a log has no column {column}; it is damaged, or another program wrote it")
+
+
 class Log(NamedTuple):
     """One agent's published log."""
 
     path: Path
     attributes: dict[str, Any]
 
-    def table(self, name: str) -> dict[str, np.ndarray]:
-        """The columns of a table, whole, as arrays of equal length. Raises KeyError if there is none of this
-        name, ReadError if it is not one of ours."""
+    def table(self, name: str) -> Table:
+        """The columns of a table, whole, as arrays of equal length. Raises ReadError if there is none of this name, or
+        it is not one of ours."""
         try:
             with open_hdf5(self.path) as file:
                 return _read_table(file[name], file.id.get_filesize())
+        except KeyError:
+            raise ReadError(f"{self.path}: has no table {name}; it is damaged, or another program wrote it") from None
         except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ReadError(f"{self.path}: table {name} cannot be read ({type(error).__name__}: {error})") from None
 
     @property
     def config(self) -> dict[str, Any]:
-        """The run's resolved configuration."""
-        return dict(json.loads(self.attributes["config_json"]))
+        """The run's resolved configuration. Raises ReadError if the log does not hold it."""
+        try:
+            return dict(json.loads(self.attributes["config_json"]))
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise self._damaged("config_json", error) from None
 
     @property
     def agent(self) -> int:
-        """Number of the agent in its team."""
-        return int(self.attributes["agent"])
+        """Number of the agent in its team. Raises ReadError if the log does not hold it."""
+        try:
+            return int(self.attributes["agent"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._damaged("agent", error) from None
+
+    def _damaged(self, attribute: str, error: Exception) -> ReadError:
+        return ReadError(f"{self.path}: attribute {attribute} cannot be used ({type(error).__name__}: {error})")
 
 
-def _read_table(group: h5py.Group, file_size: int) -> dict[str, np.ndarray]:
+def _read_table(group: h5py.Group, file_size: int) -> Table:
     """Every column. Raises ValueError where all together are more than the file holds."""
     allowance = Allowance(file_size)
     allowance.take(group.name, items=len(group))
-    table = {}
+    table = Table()
     for name, dataset in group.items():
         allowance.take(dataset.name, nbytes=dataset.nbytes)
         texts = h5py.check_string_dtype(dataset.dtype)
@@ -74,12 +92,12 @@ def open_log(path: Path) -> Log:
     try:
         with open_hdf5(path) as file:
             attributes = dict(file.attrs)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise ReadError(f"{path}: not readable as HDF5 ({error})") from None
-    if attributes.get("format") != FORMAT:
+    if not np.array_equal(attributes.get("format", ""), FORMAT):
         raise ReadError(f"{path}: not a log of this program")
-    version = attributes.get("format_version")
-    if version != FORMAT_VERSION:
+    version = attributes.get("format_version", "")
+    if not np.array_equal(version, FORMAT_VERSION):
         raise ReadError(f"{path}: log format version {version}, this reads {FORMAT_VERSION}")
     return Log(path, attributes)
 

@@ -7,6 +7,7 @@ logs/agent0000.h5 ...  checkpoints/step_*/  crash/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -18,6 +19,10 @@ from mpi_ltcr.archive.atomic import write_json, write_text
 from mpi_ltcr.archive.lock import HeldError, Lock
 
 STATES = ("running", "completed", "preempted", "failed")
+STATUS_FIELDS = {"state": str, "frames": int, "checkpoint": int, "attempt": int, "exit_code": int, "error": str} | {
+    "heartbeat": float
+}
+"""Of status.json -> type. Programs may write fewer."""
 
 
 class RunDirectoryError(Exception):
@@ -110,8 +115,25 @@ class RunDirectory:
         return True
 
     def read_status(self) -> dict[str, Any]:
-        """The content of status.json, empty where there is none yet."""
-        return _read_json(self.status)
+        """The content of status.json, its fields of their types; empty where there is none yet, or it is damaged."""
+        with contextlib.suppress(RunDirectoryError):
+            return self.checked_status()
+        return {}
+
+    def checked_status(self) -> dict[str, Any]:
+        """The same; raises RunDirectoryError, naming what is wrong with it, if it is damaged."""
+        try:
+            status = json.loads(self.status.read_text(encoding="utf-8"))
+            for name, kind in STATUS_FIELDS.items():
+                value = status.get(name, kind())
+                sound = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+                if not sound or (kind is not str and not abs(value) < 2**63):
+                    raise ValueError(f"{name}: {value!r:.40} is no {kind.__name__}")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise RunDirectoryError(f"{self.status} is damaged ({error}); resume writes a new one") from None
+        return dict(status)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

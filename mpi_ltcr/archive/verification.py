@@ -46,6 +46,6 @@ def _problem_of_log(path: Path) -> str:
                 return f"table {name} has columns of unequal length"
         if not is_sealed(path):
             return "it was changed after it was written (its check sum differs, or there is none)"
-    except (reader.ReadError, KeyError, OSError) as error:
+    except (reader.ReadError, OSError) as error:
         return str(error)
     return ""

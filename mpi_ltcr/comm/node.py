@@ -23,8 +23,8 @@ def ranks_of_node(comm: MPI.Intracomm) -> Iterator[MPI.Comm]:
 
 
 def total_of_node(comm: MPI.Intracomm, amount: int) -> tuple[int, int]:
-    """Collective. The sum of `amount` over this node's ranks, and how many they are."""
-    total = np.array([amount], np.int64)
+    """Collective. The sum of `amount` over this node's ranks, exact below 2^53, and how many they are."""
+    total = np.array([amount], np.float64)  # what is asked for may be more than 64 bits count
     with ranks_of_node(comm) as node:
         node.Allreduce(MPI.IN_PLACE, total)
         size = node.size

@@ -6,6 +6,7 @@ vectors are what a parameter server sends as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,25 @@ class FlatParameters(NamedTuple):
             raise ValueError(f"{name}: {saved.size} parameters were saved, this network has {len(self.values)}")
         with torch.no_grad():
             self.values.copy_(torch.from_numpy(np.ascontiguousarray(saved)))
+
+
+COUNTLESS = 2**62
+"""What 64 bits cannot count."""
+
+
+def count(build: Callable[[torch.Generator], nn.Module]) -> int:
+    """Parameters of the network that `build(generator)` makes, counted without the memory for one of them.
+
+    `COUNTLESS` where 64 bits do not hold the size of a layer.
+    """
+    generator = torch.Generator()
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build(generator).parameters())
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        return COUNTLESS
 
 
 def flatten(module: nn.Module) -> FlatParameters:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+Layer = TypeVar("Layer", bound=nn.Module)
 RecurrentState = tuple[torch.Tensor, torch.Tensor]
 """The LSTM's (h, c), each (B, H)."""
 
@@ -93,8 +94,9 @@ class UniverseTorso(nn.Module):
 def _same_convolution(channels: int, size: int, generator: torch.Generator) -> nn.Conv2d:
     before, after = same_padding(size)
     padding = before if before == after else 0
-    layer = nn.utils.skip_init(nn.Conv2d, channels, FILTERS, KERNEL, stride=STRIDE, padding=padding)
+    layer = _blank(nn.Conv2d, channels, FILTERS, KERNEL, stride=STRIDE, padding=padding)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -120,7 +122,7 @@ class MLPTorso(nn.Module):
         self.features = widths[-1]
         self.layers = nn.ModuleList()
         for inputs, outputs in zip((obs_size, *widths), widths, strict=False):
-            layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+            layer = _blank(nn.Linear, inputs, outputs)
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
             self.layers.append(layer)
@@ -212,9 +214,14 @@ class RecurrentActorCritic(nn.Module):
             raise ValueError(f"state: h has shape {tuple(state[0].shape)}, not (B, {self.hidden})")
 
 
+def _blank(kind: type[Layer], *sizes: int, **how: int) -> Layer:
+    """A layer for whose weights nothing has been drawn yet, on the device of the context."""
+    return kind(*sizes, **how, device="meta").to_empty(device=torch.get_default_device())
+
+
 def _lstm(inputs: int, hidden: int, generator: torch.Generator) -> nn.LSTM:
     """TensorFlow 0.11's defaults: U(+-sqrt(3 / (inputs + hidden))), as the cell multiplies one matrix with [x, h]."""
-    layer = nn.LSTM(inputs, hidden, device="meta").to_empty(device="cpu")  # draws nothing, as skip_init for the others
+    layer = _blank(nn.LSTM, inputs, hidden)
     weight_ih, weight_hh, bias_ih, bias_hh = layer.parameters()
     bound = math.sqrt(3 / (inputs + hidden))
     nn.init.uniform_(weight_ih, -bound, bound, generator=generator)
@@ -228,7 +235,7 @@ def _lstm(inputs: int, hidden: int, generator: torch.Generator) -> nn.LSTM:
 
 def _head(inputs: int, outputs: int, norm: float, generator: torch.Generator) -> nn.Linear:
     """A linear layer whose weights to each output are a random direction of length `norm`, biases 0."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer = _blank(nn.Linear, inputs, outputs)
     with torch.no_grad():
         directions = torch.randn(outputs, inputs, generator=generator)
         layer.weight.copy_(norm * directions / directions.norm(dim=1, keepdim=True))

@@ -21,6 +21,7 @@ from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.config import CA3CConfig
 from mpi_ltcr.programs.ca3c import ca3c
 from mpi_ltcr.programs.job import Program, Start, place, together
+from mpi_ltcr.programs.needs import check_networks
 from mpi_ltcr.programs.serving import Serving
 from mpi_ltcr.programs.workshop import Workshop
 
@@ -51,10 +52,12 @@ class Crew(NamedTuple):
 
 
 def prepare_ca3c(config: CA3CConfig, comm: Any, service: Service) -> Program:
-    """Collective. Load the teachers of this rank's task; raises JobError if one does not fit."""
+    """Collective. Load the teachers of this rank's task; raises JobError if one, or a network, does not fit."""
     crew = Crew(config, ca3c_roles([config.workers_of(t) for t in config.tasks], shared=config.server == "shared"))
     role = crew.roles[comm.rank]
     task = config.tasks[role.task]
+    parameters = together(service, lambda: assembly.parameters_of(config.agent, assembly.spec_of(task.env)))
+    together(service, lambda: check_networks(parameters, "agent.hidden, agent.lstm", comm))
     teachings = together(service, lambda: [assembly.load_teaching(config, task, t) for t in task.teachers])
     store = together(service, lambda: assembly.build_store(config, role.task, teachings))
     return functools.partial(_run, crew, role, teachings, store, comm)

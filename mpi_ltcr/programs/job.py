@@ -130,7 +130,7 @@ class Job(NamedTuple):
         if self.resumed is None:
             together(service, lambda: service.rank or self._check_space(service.size), runtime.IO)
         run = self._open_directory(service)
-        attempt = int(run.read_status().get("attempt", 0)) + 1
+        attempt = run.read_status().get("attempt", 0) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
         try:
             resumed = self.resumed is not None

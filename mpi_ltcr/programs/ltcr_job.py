@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpi_ltcr import assembly, devices, envs
+from mpi_ltcr import assembly, assembly_agents, devices
 from mpi_ltcr.comm import node, runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role, ltcr_roles
@@ -15,9 +15,10 @@ from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.config import Config, require
 from mpi_ltcr.programs.job import Program, Start, place, together
 from mpi_ltcr.programs.ltcr import ltcr
+from mpi_ltcr.programs.needs import check_networks, spec_of
 from mpi_ltcr.programs.regrouping import take_seats
 from mpi_ltcr.programs.session import Session
-from mpi_ltcr.rivals import Rivals, find, without_policies
+from mpi_ltcr.rivals import Rivals, find
 
 
 def prepare_ltcr(
@@ -29,7 +30,11 @@ def prepare_ltcr(
     device = together(service, lambda: devices.torch_device(config.device_of(role.agent), local))
     together(service, lambda: devices.check_precision(config.runtime.precision, device))
     on_gpus, _ = node.total_of_node(comm, device.type == "cuda")
-    together(service, lambda: _check_memory(config, comm, role))
+    spec = together(service, lambda: spec_of(config))
+    parameters = assembly_agents.parameters_of(config.agent_of(role.agent), spec)
+    left = together(service, lambda: check_networks(parameters, "agent.hidden, agent.atoms", comm))
+    need = assembly.memory_need(config, spec, role)
+    together(service, lambda: _check_memory(config, comm, need, left))
     rivals = _agree_on_rivals(config, service)
     own = Service(comm, role.agent)
     member = together(service, lambda: assembly.build_member(config, role, own, device, rivals))
@@ -72,13 +77,10 @@ def _agree_on_rivals(config: Config, service: Service) -> Rivals | None:
     return rivals._replace(folder=Path(service.announce(str(rivals.folder))))
 
 
-def _check_memory(config: Config, comm: Any, role: Role) -> None:
-    """Collective. Raise ConfigError unless the memories of all agents of this node fit into it."""
-    env = envs.make(config.env.id, without_policies(config.env))
-    need = assembly.memory_need(config, envs.spec_of(config.env.id, env), role)
-    env.close()
+def _check_memory(config: Config, comm: Any, need: int, left: int | None) -> None:
+    """Collective. Raise ConfigError unless the memories of all agents of this node fit into what it has left."""
     need, agents = node.total_of_node(comm, need)
-    problem = assembly.memory_problem(config, need, agents, node.available_memory())
+    problem = assembly.memory_problem(config, need, agents, left)
     require(not problem, problem)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from mpi_ltcr import assembly, assembly_agents, envs, rivals
+from mpi_ltcr import assembly, assembly_agents
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr.comm.collectives import HEADER, TAIL
 from mpi_ltcr.comm.roles import ca3c_roles, ltcr_roles
@@ -13,6 +12,7 @@ from mpi_ltcr.comm.wire import REPLY_HEADER, REQUEST_HEADER
 from mpi_ltcr.config import CA3CConfig, Config, TaskConfig
 from mpi_ltcr.devices import torch_device
 from mpi_ltcr.interfaces import EnvSpec
+from mpi_ltcr.programs.needs import PARAMETER_BYTES, spec_of
 
 
 def describe_ltcr(config: Config, size: int) -> str:
@@ -20,16 +20,13 @@ def describe_ltcr(config: Config, size: int) -> str:
     if size == 1 and config.transfer.method != "none":
         few = config.transfer.k + 1 if config.transfer.topology.endswith("-k") else 2
         size = len(config.agents) or max(2, few)  # --plan is asked for without mpirun: the paper's team
-    env = envs.make(config.env.id, rivals.without_policies(config.env))
-    spec = envs.spec_of(config.env.id, env)
-    env.close()
+    spec = spec_of(config)
     lines = [f"{config.name}: {config.frames} frames, {size} agents, {config.env.id}"]
     saved = 0
     for role in ltcr_roles(size):
         settings, need = config.agent_of(role.agent), assembly.memory_need(config, spec, role)
-        net = assembly_agents.build_net(settings, spec, torch.Generator())
-        parameters = sum(p.numel() for p in net.parameters())
-        saved += 4 * parameters * 6 + need
+        parameters = assembly_agents.parameters_of(settings, spec)
+        saved += PARAMETER_BYTES * parameters + need
         device = torch_device(config.device_of(role.agent), role.rank)
         memory = ", keeps M0" if role.keeps_memory and config.transfer.method != "none" else ""
         what = f"{parameters} parameters, {need / 1e6:.1f} MB of memories"

@@ -52,13 +52,19 @@ def launch(arguments: list[str]) -> None:
         raise ConfigError(f"-n: {asked.n} starts nothing; take at least 1")
     if asked.max_restarts < 0:
         raise ConfigError(f"--max-restarts: {asked.max_restarts} is negative; take 0 or more")
+    try:
+        further = shlex.split(asked.mpirun_options)
+    except ValueError as error:
+        raise ConfigError(
+            f"--mpirun-options: {asked.mpirun_options!r} has {str(error).lower()}; quote as in a shell"
+        ) from None
     what = known_job(arguments[at + 1 :], asked.n)
     launcher = mpirun.find()
     if launcher is None:
         family = mpirun.library_family() or "the MPI library in use"
         print(f"mpi-ltcr: error: no mpirun of {family} found; see mpi-ltcr doctor", file=sys.stderr)
         sys.exit(ENVIRONMENT)
-    words = [str(launcher.path), *mpirun.options(launcher, asked.n), *shlex.split(asked.mpirun_options)]
+    words = [str(launcher.path), *mpirun.options(launcher, asked.n), *further]
     job = Supervisor([*words, sys.executable, "-m", "mpi_ltcr"], mpirun.variables(launcher), what.run)
     sys.exit(job.see_through(what.first, what.again, asked.max_restarts))
 

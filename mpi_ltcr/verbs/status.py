@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mpi_ltcr.archive.heartbeats import read_heartbeats
-from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError
 from mpi_ltcr.config import ConfigError
 from mpi_ltcr.verbs.checks import Parser
 from mpi_ltcr.verbs.tasks import Task, tasks_of
@@ -44,9 +44,12 @@ class Health(NamedTuple):
 
 
 def health(run: Path, now: float) -> Health:
-    """Look at a run, at this time since 1970. Raises ConfigError if it is none."""
+    """Look at a run, at this time since 1970. Raises ConfigError if it is none, or its status.json is damaged."""
     directory = RunDirectory(run)
-    status = directory.read_status()
+    try:
+        status = directory.checked_status()
+    except RunDirectoryError as error:
+        raise ConfigError(str(error)) from None
     if not {"state", "heartbeat"} <= set(status):
         raise ConfigError(f"{run}: no readable status.json; not a run directory")
     signs = [pulse["time"] for pulse in read_heartbeats(run / "heartbeat").values()]

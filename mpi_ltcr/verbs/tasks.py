@@ -40,7 +40,7 @@ class Task(NamedTuple):
 def tasks_of(run: Path) -> list[Task]:
     """In the configuration's order; none where there is no server, or its log cannot be read (yet)."""
     tasks = []
-    with contextlib.suppress(ReadError):  # what is damaged is for `verify` to tell
+    with contextlib.suppress(ReadError, KeyError, IndexError, TypeError):  # what is damaged is for `verify` to tell
         for log in read_logs(run, "server"):
             name = str(log.config["tasks"][log.agent]["name"])
             steps = checkpoint.folders(RunDirectory(run).task_checkpoints(name))

@@ -19,11 +19,12 @@ from mpi_ltcr.archive.heartbeats import Heartbeats
 from mpi_ltcr.archive.reader import Log, ReadError, read_logs
 from mpi_ltcr.config import ConfigError
 from mpi_ltcr.verbs.checks import Parser, require_run
-from mpi_ltcr.verbs.status import describe, health
+from mpi_ltcr.verbs.status import Health, describe, health
 from mpi_ltcr.verbs.tasks import Task
 
 PHASES = ("explore", "communicate", "digest", "revisit", "evaluate", "archive")
 ROLLOUTS = 100
+NO_LOGS = "no logs yet; an offline alignment writes none"
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -51,22 +52,33 @@ def look(run: Path, now: float) -> tuple[str, bool]:
     seen = health(run, now)
     parts = [describe(run, seen)]
     try:
-        logs = read_logs(run)
-    except ReadError:
-        parts.append(["no logs yet; an offline alignment writes none"])
-    else:
-        total = int(logs[0].config["frames"])
-        if seen.tasks:
-            parts += [[bar(task.name, task.frames, total, task.frames_per_s) for task in seen.tasks]]
-            parts += [table("task", SERVERS, [(t.name, t.frames, functools.partial(of_task, t)) for t in seen.tasks])]
-        else:
-            parts.append([bar("", int(seen.status.get("frames", 0)), total, speed(logs[0]))])
-        kind, columns = ("worker", WORKERS) if logs[0].config["program"] == "ca3c" else ("agent", AGENTS)
-        rows = [(str(log.agent), frames_of(log), functools.partial(of_log, log)) for log in logs]
-        parts += [table(kind, columns, rows), list(phases(logs))]
-    parts.append(list(ranks(run, now, int(seen.status.get("attempt", 1)))))
+        parts += of_logs(seen, read_logs(run)) if any((run / "logs").glob("agent*.h5")) else [[NO_LOGS]]
+    except ReadError as error:
+        parts.append([f"{error}; mpi-ltcr verify {run} tells what else is damaged"])
+    parts.append(list(ranks(run, now, seen.status.get("attempt", 1))))
     page = "\n\n".join("\n".join(part) for part in parts if part)
     return page + "\n", seen.lost or seen.status["state"] not in ("running", "stopping")
+
+
+def of_logs(seen: Health, logs: list[Log]) -> list[list[str]]:
+    """What the logs tell: progress, tables, phases. Raises ReadError if one of them is damaged."""
+    total, parts = total_of(logs[0]), []
+    if seen.tasks:
+        parts += [[bar(task.name, task.frames, total, task.frames_per_s) for task in seen.tasks]]
+        parts += [table("task", SERVERS, [(t.name, t.frames, functools.partial(of_task, t)) for t in seen.tasks])]
+    else:
+        parts.append([bar("", seen.status.get("frames", 0), total, speed(logs[0]))])
+    kind, columns = ("worker", WORKERS) if logs[0].config["program"] == "ca3c" else ("agent", AGENTS)
+    rows = [(str(log.agent), frames_of(log), functools.partial(of_log, log)) for log in logs]
+    return [*parts, table(kind, columns, rows), list(phases(logs))]
+
+
+def total_of(log: Log) -> int:
+    """Frames that the run shall have. Raises ReadError if its configuration does not say so."""
+    config = log.config
+    if not isinstance(config.get("frames"), int) or config["frames"] < 1 or "program" not in config:
+        raise ReadError(f"{log.path}: attribute config_json is no configuration of a run")
+    return int(config["frames"])
 
 
 def bar(name: str, frames: int, total: int, rate: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from mpi_ltcr import cli, options
 
-ALONE, TEAM = "ltcr-cartpole-alone", "ltcr-cartpole-9-1"
+ALONE, TEAM, WORKERS = "ltcr-cartpole-alone", "ltcr-cartpole-9-1", "small-a3c-pong"
 LEVELS = "abcdefghi"
 BOMB = "\n".join(
     ["a: &a [x, x, x, x, x, x, x, x, x]"]
@@ -369,6 +370,10 @@ CASES = {
     "negative restarts": Case(
         ["launch", "-n", "2", "--max-restarts", "-1", "--", "train", TEAM], ["--max-restarts", "0 or more"]
     ),
+    "launch with a quote that is not closed": Case(
+        ["launch", "-n", "2", "--mpirun-options", "'", "--", "train", TEAM],
+        ["--mpirun-options", "no closing quotation"],
+    ),
     "launch of a plan": Case(["launch", "-n", "2", "--", "train", TEAM, "--plan"], ["--plan", "leave launch out"]),
     "launch that resumes nothing": Case(["launch", "-n", "2", "--", "resume", "missing"], ["missing", "config.yaml"]),
     "a doctor for an unknown preset": Case(["doctor", "ltcr-cartpole-9-2"], ["did you mean ltcr-cartpole-9-1"]),
@@ -532,6 +537,36 @@ def test_a_real_process_refuses_within_two_seconds_of_cpu(folder: Path, argv: li
     assert done.stderr.count("\n") == 1
     assert cpu_seconds() - used < 2
     assert tree(folder) == before
+
+
+LARGE = r"for 2 rank\(s\) on this node"
+
+
+@pytest.mark.mpi
+@pytest.mark.fault("E37", "more than a node can hold: refused before anything is made")
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([TEAM, "--agent.atoms", "1000000000"], f"agent.hidden, agent.atoms: networks of 258000017152 param.*{LARGE}"),
+        ([TEAM, "--agent.hidden", "[1000000000]"], f"agent.hidden, agent.atoms: .*{LARGE}"),
+        ([TEAM, "--agent.hidden", "[1000000000000, 1000000000000]"], f"agent.hidden, agent.atoms: .*{LARGE}"),
+        ([TEAM, "--agent.replay_capacity", "4000000000000000000"], "agent.replay_capacity: 4000000000000000000 "),
+        ([WORKERS, "--workers", "1", "--agent.lstm", "1000000000"], f"agent.hidden, agent.lstm: .*{LARGE}"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_no_node_can_hold_is_refused_before_it_is_made(mpirun: Any, tmp_path: Path, argv: Any, says: str) -> None:
+    done = mpirun(2, ["-m", "mpi_ltcr", "train", *argv, "--out", str(tmp_path / "run")])
+    assert done.rc == 2
+    assert re.fullmatch(rf"mpi-ltcr: error: {says}.*\n", done.err), done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_of_what_no_node_can_hold_tells_its_size(folder: Path) -> None:
+    argv = [sys.executable, "-m", "mpi_ltcr", "train", ALONE, "--agent.hidden", "[1000000, 1000000]", "--plan"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1000108000102 parameters" in done.stdout
 
 
 @pytest.mark.mpi

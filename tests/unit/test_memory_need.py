@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from mpi_ltcr import assembly, options
+from mpi_ltcr import assembly, assembly_agents, assembly_ca3c, options
 from mpi_ltcr.comm.node import available_memory
 from mpi_ltcr.comm.roles import Role
-from mpi_ltcr.config import Config
+from mpi_ltcr.config import A3CConfig, ActorCriticConfig, AgentConfig, C51Config, Config
 from mpi_ltcr.interfaces import EnvSpec, Transition
 from mpi_ltcr.memory.dense import DenseStore, columns_of
 from mpi_ltcr.memory.frame_ring import SEGMENT_ROWS, ring_bytes
+from mpi_ltcr.nets.flat import COUNTLESS
 
 ATARI = EnvSpec((4, 84, 84), np.dtype(np.uint8), 18, 1 / 255, stacked=True)
 VECTOR = EnvSpec((4,), np.dtype(np.float32), 2)
@@ -64,6 +66,43 @@ def test_what_does_not_fit_is_told_with_its_bytes_and_a_capacity_that_fits() -> 
     fitting = int(problem.split("take at most ")[1].split(",")[0])
     smaller, _ = options.load(["ltcr-zaxxon-9-1", "--agent.replay_capacity", str(fitting)])
     assert sum(assembly.memory_need(smaller, ATARI, Role(i, i, i == 0)) for i in (0, 1)) < 8_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "spec"),
+    [
+        (C51Config(hidden=(7, 5), atoms=11), VECTOR),
+        (C51Config(torso="linear"), VECTOR),
+        (C51Config(dueling=True, noisy=0.5), VECTOR),
+        (C51Config(returns="quantiles", quantiles=9), VECTOR),
+        (C51Config(torso="nature"), ATARI),
+        (ActorCriticConfig(hidden=(3,)), VECTOR),
+    ],
+    ids=["mlp", "linear", "rainbow", "quantiles", "nature", "actor-critic"],
+)
+def test_parameters_are_counted_as_the_network_has_them(settings: AgentConfig, spec: EnvSpec) -> None:
+    net = assembly_agents.build_net(settings, spec, torch.Generator())
+    assert assembly_agents.parameters_of(settings, spec) == sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("agent", "spec"),
+    [
+        (A3CConfig(torso="mlp", hidden=(7, 5), lstm=9), VECTOR),
+        (A3CConfig(), EnvSpec((1, 42, 42), np.dtype(np.float32), 6)),
+    ],
+    ids=["mlp", "universe"],
+)
+def test_so_are_those_of_a_task(agent: A3CConfig, spec: EnvSpec) -> None:
+    net = assembly_ca3c.build_network(agent, spec, torch.Generator())
+    assert assembly_ca3c.parameters_of(agent, spec) == sum(p.numel() for p in net.parameters())
+
+
+def test_networks_that_no_machine_holds_are_counted_all_the_same() -> None:
+    wide, wider = C51Config(hidden=(10**6, 10**6)), C51Config(hidden=(10**12, 10**12))
+    assert assembly_agents.parameters_of(wide, VECTOR) == 5 * 10**6 + 10**6 * (10**6 + 1) + 102 * (10**6 + 1)
+    assert assembly_agents.parameters_of(wider, VECTOR) == COUNTLESS
+    assert assembly_ca3c.parameters_of(A3CConfig(torso="mlp", lstm=10**12), VECTOR) == COUNTLESS
 
 
 def node(root: Path, files: dict[str, str]) -> Path:

@@ -39,6 +39,13 @@ def test_a_cartpole_preset_holds_only_what_differs_from_the_defaults_or_is_the_p
     assert idle <= {"program", "frames", "transfer.revisit", "transfer.digest"}
 
 
+@pytest.mark.parametrize("number", ["-1e2", "-1.5E+2", "-.5e3", "-100"])
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_negative_numbers_are_taken_in_every_notation(number: str, joint: str) -> None:
+    config, _ = options.load([ALONE, *f"--agent.vmin{joint}{number}".split()])
+    assert config.agent.vmin == float(number)
+
+
 @settings(deadline=None, derandomize=True, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     agent=st.fixed_dictionaries(

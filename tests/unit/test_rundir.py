@@ -183,7 +183,32 @@ def test_status_is_merged_and_its_heartbeat_fresh(run: RunDirectory) -> None:
     assert status["heartbeat"] >= first
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\ud800"])
+STRANGE = {
+    "state": 7,
+    "frames": "x",
+    "checkpoint": None,
+    "attempt": "z",
+    "exit_code": True,
+    "error": ["it broke"],
+    "heartbeat": "soon",
+}
+
+
+@pytest.mark.parametrize("field", [*STRANGE, "not a number", "more than 64 bits"])
+def test_a_status_with_a_field_of_another_type_is_damaged_and_says_which(run: RunDirectory, field: str) -> None:
+    run.write_status(state="running", frames=10, checkpoint=10, attempt=1, exit_code=1, error="")
+    sound = run.checked_status()
+    values = {**STRANGE, "not a number": float("nan"), "more than 64 bits": 10**400}
+    name = field if field in STRANGE else "heartbeat"
+    run.status.write_text(json.dumps({**sound, name: values[field]}))
+    assert run.read_status() == {}
+    with pytest.raises(
+        RunDirectoryError, match=rf"status.json is damaged \({name}: .* is no .*resume writes a new one"
+    ):
+        run.checked_status()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\ud800", "[" * 50_000])
 def test_a_status_that_cannot_be_read_is_an_empty_one(run: RunDirectory, text: str) -> None:
     run.status.write_bytes(text.encode("utf-8", "surrogatepass"))
     assert run.read_status() == {}

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from ca3c_helpers import POLE, config_of
@@ -142,6 +143,67 @@ def test_watch_of_a_run_without_logs_says_so(run, capsys) -> None:
     for log in (run / "logs").iterdir():
         log.unlink()
     assert "no logs yet" in verb("watch", str(run), "--once", capsys=capsys)[1]
+
+
+@pytest.mark.parametrize("verb_", [["status"], ["watch", "--once"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(("field", "value"), [("heartbeat", "soon"), ("attempt", "z"), ("frames", "x"), ("state", 1)])
+def test_a_damaged_status_is_told_in_one_line_that_names_the_field(field, value, verb_, run, capsys) -> None:
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, field: value}))
+    code, out, err = verb(*verb_, str(run), capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"mpi-ltcr: error: {run}/status.json is damaged ({field}: {value!r} is no ")
+    assert err.count("\n") == 1
+
+
+def change_attribute(path: Path, name: str, value: object) -> None:
+    with h5py.File(path, "r+") as file:
+        if value is None:
+            del file.attrs[name]
+        else:
+            file.attrs[name] = value
+
+
+@pytest.mark.parametrize(
+    "value", [7, [1, 2], "{", "[" * 50_000, "[3]", "{}", '{"frames": "x", "program": "ltcr"}', None]
+)
+@pytest.mark.parametrize("kind", ["run", "duo"])
+def test_a_log_without_a_configuration_is_told_and_what_else_there_is_is_shown(kind, value, request, capsys) -> None:
+    run = request.getfixturevalue(kind)
+    for path in (run / "logs").iterdir():
+        change_attribute(path, "config_json", value)
+    code, out, err = verb("watch", str(run), "--once", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert "config_json" in out
+    assert f"mpi-ltcr verify {run}" in out
+    assert "rank 0 on node7: 0 s ago" in out
+    assert verb("status", str(run), capsys=capsys)[0] == 0
+
+
+def test_a_damaged_log_is_told_apart_from_one_that_is_not_there_yet(run, capsys) -> None:
+    def watched() -> str:
+        code, out, err = verb("watch", str(run), "--once", capsys=capsys)
+        assert (code, err) == (0, "")
+        return out
+
+    path = run / "logs" / "agent0000.h5"
+    whole = path.read_bytes()
+    change_attribute(path, "agent", "first")
+    assert "agent0000.h5: attribute agent cannot be used" in watched()
+    for format_ in ("other", [1, 2]):
+        path.write_bytes(whole)
+        change_attribute(path, "format", format_)
+        assert "agent0000.h5: not a log of this program" in watched()
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        del file["perf/frames_per_s"]
+    assert "no column frames_per_s" in watched()
+    with h5py.File(path, "r+") as file:
+        del file["perf"]
+    assert "agent0000.h5: has no table perf; it is damaged" in watched()
+    path.write_bytes(b"no HDF5")
+    assert "agent0000.h5: not readable as HDF5" in watched()
+    assert "no logs yet" not in watched()
 
 
 def test_a_run_is_lost_if_its_owner_is_gone_or_nobody_has_shown_a_sign_of_life(run, capsys) -> None:
