@@ -10,12 +10,14 @@ python tests/fault_report.py ROWS.jsonl ... > tests/faults/REPORT.md
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -74,8 +76,19 @@ def note(row: str, fault: str, tally: Tally, skipped: str = "") -> None:
     """Add to the report, if one is being made."""
     path = os.environ.get("FAULTS_ROWS")
     if path:
+        facts = {"row": row, "fault": fault, "skipped": skipped, **asdict(tally)}
+        facts["seconds"] = [round(seconds, 3) for seconds in tally.seconds]
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"row": row, "fault": fault, "skipped": skipped, **asdict(tally)}) + "\n")
+            file.write(json.dumps({**facts, "date": time.strftime("%Y-%m-%d"), "commit": commit()}) + "\n")
+
+
+@functools.cache
+def commit() -> str:
+    """Of the code that is tested, in short; empty where that is no repository."""
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
 
 
 @contextlib.contextmanager
