@@ -7,7 +7,7 @@ rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
 code=0
 FAULTS=all FAULTS_ROWS=$rows .venv/bin/python -m pytest -rs -m fault tests --ignore tests/slurm "$@" || code=$?
-# A soak takes an hour, and SLURM needs root: their rows are those of the last time (soak.sh; ../slurm/run.sh all).
-cat tests/faults/soak.jsonl tests/slurm/slow.jsonl >> "$rows"
-.venv/bin/python tests/fault_report.py "$rows" > tests/faults/REPORT.md
+# A soak takes an hour, and SLURM needs root: their rows are those of the last time, with its date (soak.sh;
+# ../slurm/run.sh all).
+.venv/bin/python tests/fault_report.py "$rows" tests/faults/soak-*.jsonl tests/slurm/slow.jsonl > tests/faults/REPORT.md
 exit "$code"

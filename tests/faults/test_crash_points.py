@@ -34,8 +34,8 @@ def memory() -> Iterator[Path]:
         yield folder
 
 
-def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int) -> dict:
-    argv = [sys.executable, str(SCRIPTS / "enumerate_crashes.py"), str(folder), mode, str(stride)]
+def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int, script: str = "enumerate_crashes.py") -> dict:
+    argv = [sys.executable, str(SCRIPTS / script), str(folder), mode, str(stride)]
     env = {**os.environ, "LD_PRELOAD": str(disk)}
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -65,6 +65,49 @@ def test_killed_before_any_call_or_in_the_midst_of_it_the_previous_or_the_new_st
     assert_whole_states(found, tally)
     assert set(found["codes"]) == {"-9"}
     assert set(found["ends"]) == {"previous", "new"} or not ALL
+
+
+SERVERS = "the last save of a cA3C server"
+
+
+@pytest.mark.parametrize(
+    ("mode", "stride"),
+    [
+        pytest.param("kill", 32, marks=pytest.mark.fault("C22", f"SIGKILL before a call of {SERVERS}")),
+        pytest.param("torn", 1, marks=[LARGE, pytest.mark.fault("C22", f"SIGKILL after half of a write of {SERVERS}")]),
+    ],
+)
+def test_a_server_that_is_killed_in_its_last_save_leaves_the_previous_or_the_new_state(
+    mode: str, stride: int, disk: Path, memory: Path, tally: Tally
+) -> None:
+    """The one save that goes another way than a session's: its draft changes its name."""
+    found = enumerate_crashes(disk, memory, mode, 1 if ALL else stride, "enumerate_server_crashes.py")
+    good = sum(found["ends"].values())
+    tally.add(found["points"], expected=good)
+    assert (found["lost"], good) == ([], found["points"])
+    assert set(found["codes"]) == {"-9"}
+    assert set(found["ends"]) == {"previous", "new"} or not ALL
+
+
+WRITES_TWICE = """\
+import os, sys
+file = os.open(sys.argv[1] + "/draft", os.O_CREAT | os.O_WRONLY)
+for text in (b"one", b"two"):
+    os.write(file, text)
+    os.fsync(file)
+os.rename(sys.argv[1] + "/draft", sys.argv[1] + "/whole")
+"""
+
+
+@pytest.mark.parametrize(("mode", "calls"), [("kill", 6), ("torn", 2)])
+def test_only_writes_count_as_calls_that_can_be_torn(
+    mode: str, calls: int, disk: Path, memory: Path, tmp_path: Path
+) -> None:
+    count = tmp_path / "calls"
+    places = {"CRASH_UNDER": str(memory), "CRASH_AT": "0", "CRASH_MODE": mode, "CRASH_COUNT": str(count)}
+    argv = [sys.executable, "-c", WRITES_TWICE, str(memory)]
+    subprocess.run(argv, env={**os.environ, "LD_PRELOAD": str(disk), **places}, check=True)
+    assert int(count.read_text()) == calls
 
 
 @pytest.mark.parametrize(

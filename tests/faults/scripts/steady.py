@@ -73,4 +73,5 @@ def watch(folder: Path, minutes: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end the job first
     print(json.dumps(watch(Path(sys.argv[1]), float(sys.argv[2]))))
