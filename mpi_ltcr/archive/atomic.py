@@ -150,6 +150,10 @@ def write_sealed(path: Path, image: memoryview) -> None:
     replace_file(path, write)
 
 
+UNSEALED = "was changed after it was written (its check sum differs, or there is none)"
+"""What is to be said of a file that is not."""
+
+
 def is_sealed(path: Path) -> bool:
     """Whether not one bit of a file has changed since `write_sealed` wrote it."""
     with open(path, "rb") as handle:

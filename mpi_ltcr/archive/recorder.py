@@ -7,20 +7,25 @@ the copy does.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from mpi_ltcr.archive.atomic import HDF5_VERSION, USER_BLOCK, open_hdf5, write_sealed
+from mpi_ltcr.archive.atomic import HDF5_VERSION, UNSEALED, USER_BLOCK, is_sealed, write_sealed
+from mpi_ltcr.archive.reader import ReadError, open_log
 from mpi_ltcr.archive.schema import FORMAT, FORMAT_VERSION, TABLES, Column, columns
 
 CHUNK = 512
 """Rows by which a column grows; a column of the smallest log takes so many."""
 HELD = 4096
 """Rows of a table that may wait to be put into its columns."""
+LOST = "rows_lost"
+"""Root attribute, JSON: rows of each table that went with the log before this one, and which checkpoints count."""
 
 Rows = list[dict[str, Any]]
 
@@ -36,13 +41,14 @@ class Recorder:
     def __init__(self, *, path: Path, attributes: dict[str, Any]) -> None:
         self.path = path
         self.attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}
-        self._begin()
+        self._begin({})
 
-    def _begin(self) -> None:
-        """Without a row."""
+    def _begin(self, lost: dict[str, int]) -> None:
+        """Without a row; so many of each table are lost."""
+        self._lost = {name: lost.get(name, 0) for name in TABLES}
         self._held: dict[str, Rows] = {name: [] for name in TABLES}
         self._image = io.BytesIO()
-        self._file = _without_rows(self._image, self.attributes)
+        self._file = _without_rows(self._image, {**self.attributes, LOST: json.dumps(self._lost)})
 
     def add(self, table: str, **row: Any) -> None:
         """Append a row to a table; a number that is absent is NaN, an absent text is empty."""
@@ -52,8 +58,15 @@ class Recorder:
             self._settle(table)
 
     def rows(self) -> dict[str, int]:
-        """Rows of each table so far: what a checkpoint remembers of the log."""
-        return {name: len(self._file[name]["frames"]) + len(held) for name, held in self._held.items()}
+        """Rows of each table so far, lost ones too: what a checkpoint remembers of the log."""
+        return {name: self._lost[name] + self._length(name) for name in TABLES}
+
+    def holds(self, table: str) -> bool:
+        """Whether a table has a row in this log."""
+        return self._length(table) > 0
+
+    def _length(self, table: str) -> int:
+        return len(self._file[table]["frames"]) + len(self._held[table])
 
     def publish(self) -> None:
         """Write everything recorded so far to `path`. Raises OSError if the disk does not take it."""
@@ -70,22 +83,27 @@ class Recorder:
             _append(self._file[table], {name: _gathered(held, name, c) for name, c in columns(table).items()})
             held.clear()
 
-    def rewind(self, rows: dict[str, int], source: Path | None = None) -> None:
+    def rewind(self, rows: dict[str, int], source: Path | None = None) -> bool:
         """Take over the published log, cut to `rows` of each table, so that after a resume each step appears once.
+
+        False if those rows are lost: there is no log any more, and a new one begins.
 
         Args:
             source: another log, to go on with in this one's place.
 
         Raises:
-            ValueError: the published log is shorter than the checkpoint says, or of another version.
+            ValueError: the published log is not as it was written, shorter than the checkpoint says, or of another
+                version.
         """
         source = source or self.path
-        if not source.exists() and not any(rows.values()):  # of a new agent
-            return
-        tables = _read(source, rows)
-        self._begin()
+        if not source.exists():
+            self._begin(rows)
+            return not any(rows.values())  # of a new agent
+        lost, tables = _read(source, rows)
+        self._begin(lost)
         for name, content in tables.items():
             _append(self._file[name], content)
+        return True
 
 
 def _without_rows(image: io.BytesIO, attributes: dict[str, Any]) -> h5py.File:
@@ -129,22 +147,30 @@ def _append(group: h5py.Group, content: dict[str, Any]) -> None:
             dataset[rows:] = values
 
 
-def _read(path: Path, rows: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """The first `rows` of each table of a published log. Raises ValueError if they are not there."""
-    with open_hdf5(path) as file:
-        version = file.attrs.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(f"{path}: log format version {version}, this program writes {FORMAT_VERSION}")
-        missing = next((f"{name}/{c}" for name in TABLES for c in columns(name) if f"{name}/{c}" not in file), None)
-        if missing or set(rows) != set(TABLES):
-            raise ValueError(
-                f"{path}: no {missing or 'row count of every table'}; resume with the version that wrote it"
-            )
+def _read(path: Path, rows: dict[str, int]) -> tuple[dict[str, int], dict[str, dict[str, Any]]]:
+    """Of the first `rows` of each table: how many were lost before this log, and the others.
+
+    Raises:
+        ValueError: they are not there, or the log is damaged; the text names it and says what to do.
+    """
+    mend = "restore it from a copy, or move it away to go on with a new log"
+    if not is_sealed(path):
+        raise ValueError(f"{path} {UNSEALED}; {mend}")
+    tables: dict[str, dict[str, Any]] = {}
+    try:
+        log = open_log(path)
         for name in TABLES:
-            if len(file[name]["frames"]) < rows[name]:
-                raise ValueError(f"{path}: {name} has {len(file[name]['frames'])} rows, expected {rows[name]}")
-        return {name: {c: _first(file[name][c], rows[name]) for c in columns(name)} for name in TABLES}
-
-
-def _first(dataset: h5py.Dataset, rows: int) -> Any:
-    return (dataset.asstr() if h5py.check_string_dtype(dataset.dtype) else dataset)[:rows]
+            with contextlib.suppress(KeyError):
+                tables[name] = log.table(name)
+    except ReadError as error:
+        raise ValueError(f"{error}; {mend}") from None
+    missing = next((f"{name}/{c}" for name in TABLES for c in columns(name) if c not in tables.get(name, ())), None)
+    if missing or set(rows) != set(TABLES):
+        raise ValueError(f"{path}: no {missing or 'row count of every table'}; resume with the version that wrote it")
+    earlier = json.loads(log.attributes.get(LOST, "{}"))
+    lost = {name: min(earlier.get(name, 0), rows[name]) for name in TABLES}
+    for name, content in tables.items():
+        if lost[name] + len(content["frames"]) < rows[name]:
+            has = f"{name} has {lost[name] + len(content['frames'])} rows, expected {rows[name]}"
+            raise ValueError(f"{path}: {has}; {mend}")
+    return lost, {name: {c: tables[name][c][: rows[name] - lost[name]] for c in columns(name)} for name in TABLES}

@@ -79,12 +79,12 @@ def regroup(run: Path, size: int, keep: list[int] | None, *, clone_best: bool) -
 
 def best_agent(run: Path, before: int) -> int:
     """The one with the highest mean return over its newest evaluations, or else episodes; the first of equals."""
-    values = []
-    for log in reader.read_logs(run)[:before]:
+    values: dict[int, float] = {}
+    for log in reader.read_logs(run):
         rows = log.table("eval")["return"]
         rows = rows if len(rows) else log.table("episodes")["return"]
-        values.append(float(np.mean(rows[-RECENT:])) if len(rows) else -np.inf)
-    return int(np.argmax(values))
+        values[log.agent] = float(np.mean(rows[-RECENT:])) if len(rows) else -np.inf
+    return max((number for number in values if number < before), key=values.__getitem__)
 
 
 def keep_old_team(run: Path, frames: int, before: int) -> Path:

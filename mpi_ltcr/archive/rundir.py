@@ -80,6 +80,7 @@ class RunDirectory:
         if not self.config.is_file():
             raise RunDirectoryError(f"{self.root}: not a run directory (no config.yaml); mpi-ltcr train makes one")
         self.lock(force=force_unlock)
+        self.logs.mkdir(exist_ok=True)  # all of them may have been moved away
         for leftover in self.root.rglob(".*.tmp"):  # of a process that was killed while it wrote
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)  # or of one that wants the lock this moment

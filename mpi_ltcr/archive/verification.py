@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mpi_ltcr.archive import checkpoint, reader
-from mpi_ltcr.archive.atomic import is_sealed
+from mpi_ltcr.archive.atomic import UNSEALED, is_sealed
 from mpi_ltcr.archive.schema import TABLES, columns
 
 
@@ -45,7 +45,7 @@ def _problem_of_log(path: Path) -> str:
             if len({len(column) for column in content.values()}) != 1:
                 return f"table {name} has columns of unequal length"
         if not is_sealed(path):
-            return "it was changed after it was written (its check sum differs, or there is none)"
+            return f"it {UNSEALED}"
     except (reader.ReadError, OSError) as error:
         return str(error)
     return ""

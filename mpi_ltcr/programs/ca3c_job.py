@@ -179,6 +179,7 @@ def _restore(crew: Crew, role: CA3CRole, start: Start, serving: Serving | None, 
         if serving:
             serving.load_state(checkpoint.load_file(folder / assembly.SERVER_FILE))
         if workshop:
+            workshop.frames = checkpoint.frames_of(folder)
             workshop.load_state(checkpoint.load_file(folder / checkpoint.rank_file(role.rank)))
 
     together(start.service, load, runtime.BAD_CHECKPOINT)

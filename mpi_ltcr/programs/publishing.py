@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.programs.job import tolerated
@@ -23,6 +25,13 @@ class Publishing:
     def __init__(self, recorder: Recorder, every_s: float, event: Callable[[str, str], object]) -> None:
         self.recorder, self.every_s, self.event = recorder, every_s, event
         self._at, self._took = time.perf_counter(), 0.0
+
+    def rewind(self, rows: dict[str, int], log: Path | None = None) -> None:
+        """Go on with the published log, or another one, cut to these rows; with a new one if it is gone, and say so."""
+        if not self.recorder.rewind(rows, log):
+            told = f"{log or self.recorder.path} is missing; goes on with a new log"
+            self.event("warning", told)
+            print(f"mpi-ltcr: warning: {told}", file=sys.stderr, flush=True)
 
     @property
     def due(self) -> bool:

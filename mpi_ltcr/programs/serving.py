@@ -230,6 +230,6 @@ class Serving:
         self.server.load_state(state["server"])
         serving = state["serving"]
         self._earlier_s = serving["wall_s"]
-        self.recorder.rewind(serving["log_rows"])
+        self.publishing.rewind(serving["log_rows"])
         self.returns.extend(serving["returns"].tolist())
         self.progress.resumed(self.server.frames)

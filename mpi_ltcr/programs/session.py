@@ -176,7 +176,7 @@ class Session:
     def _dump_distributions(self) -> None:
         support = self.member.agent.support.cpu().numpy()
         masses = self.member.agent.distributions(self.member.probe_states)
-        if not self.recorder.rows()["probe_states"]:
+        if not self.recorder.holds("probe_states"):
             for (state, feature), value in np.ndenumerate(self.member.probe_states.reshape(len(masses), -1)):
                 self._row("probe_states", self.frames, state=state, feature=feature, value=value)
         for (state, action, atom), mass in np.ndenumerate(masses):
@@ -295,7 +295,7 @@ class Session:
         self.frames = self.saved = session["frames"]
         self.updates, self.evaluations, self._earlier_s = (session[k] for k in ("updates", "evaluations", "wall_s"))
         self._perf_at = (self.frames, self.wall_s)
-        self.recorder.rewind(session["log_rows"], log)
+        self.publishing.rewind(session["log_rows"], log)
         self.member.agent.load_state(state["agent"])
         self.member.loop.load_state(state["loop"])
         self.member.transfer.load_state(state["transfer"])

@@ -144,7 +144,7 @@ class Workshop:
     def load_state(self, state: State) -> None:
         """Continue from a checkpoint: the rows that came after it are cut from the log."""
         self._earlier_s = state["workshop"]["wall_s"]
-        self.recorder.rewind(state["workshop"]["log_rows"])
+        self.publishing.rewind(state["workshop"]["log_rows"])
         self.worker.agent.load_state(state["agent"])
         for i, game in enumerate(self.worker.games):
             game.load_state(state["games"][str(i)])

@@ -15,10 +15,12 @@ def verify(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, help="the run directory")
     asked = parser.parse_args(arguments)
     require_run(asked.run)
-    problems = 0
+    faulty = []
     for name, problem in verify_run(asked.run):
         print(f"{'FAULT' if problem else 'ok   '} {name}{': ' + problem if problem else ''}")
-        problems += bool(problem)
-    if problems:
-        complain(f"{asked.run}: {problems} faulty; resume uses the newest whole checkpoint")
+        faulty += [name] if problem else []
+    if faulty:
+        logs = any(name.startswith("logs/") for name in faulty)
+        first = "restore faulty logs from a copy, or move them away to go on with new ones; then " if logs else ""
+        complain(f"{asked.run}: {len(faulty)} faulty; {first}resume uses the newest whole checkpoint")
         sys.exit(65)

@@ -266,3 +266,35 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed_and_says_why(mpi
     assert "no whole checkpoint" in done.err
     assert "server.h5 has" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.fault("C26", "damaged and missing logs of a server and of a worker (cA3C)")
+def test_logs_of_servers_and_workers_are_refused_if_damaged_and_begun_anew_if_gone(mpirun, tmp_path):
+    path = config_file(tmp_path, "run.yaml", frames=60, checkpoint={"every": 1000})
+    run = tmp_path / "run"
+    assert mpirun(2, train(path, run), timeout=LIMIT).rc == 0
+    first = saved(run, "pole")["server"]["frames"]
+    logs = [run / "logs" / name for name in ("agent0001.h5", "server0000.h5")]
+    for log in logs:
+        whole = log.read_bytes()
+        log.write_bytes(whole[:-1] + b"?")
+        done = mpirun(2, resume(run, "--frames", "100"), timeout=LIMIT)
+        assert done.rc == 65
+        assert [f"mpi-ltcr: error: {log} was changed" in line for line in done.err.splitlines()] == [True]
+        log.write_bytes(whole)
+    for log in logs:
+        log.unlink()
+    for frames in ("100", "140"):
+        done = mpirun(2, resume(run, "--frames", frames), timeout=LIMIT)
+        assert done.rc == 0, done.err
+        told = sorted(line for line in done.err.splitlines() if "warning" in line)
+        missing = [f"mpi-ltcr: warning: {log} is missing; goes on with a new log" for log in logs]
+        assert told == (missing if frames == "100" else [])
+        assert_sound(run)
+    for log in logs:
+        events = open_log(log).table("events")
+        assert events["text"][0] == f"{log} is missing; goes on with a new log"
+        assert events["frames"][0] == first
+    pushes = open_log(logs[1]).table("pushes")
+    assert pushes["frames"].tolist() == (first + np.cumsum(pushes["steps"])).tolist()
+    assert saved(run, "pole")["serving"]["log_rows"]["pushes"] > len(pushes["frames"])

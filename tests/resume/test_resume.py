@@ -20,7 +20,9 @@ from conftest import TINY, Runner, Started, verb
 from same_run import contents, differences, saved
 
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.reader import open_log
 from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.archive.verification import verify_run
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
 
@@ -148,6 +150,19 @@ def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16
     path.write_bytes(content)
+
+
+def written(run: Path) -> dict[str, bytes]:
+    """Everything but the heartbeats, which are seen as soon as a checkpoint has been chosen."""
+    return {name: content for name, content in contents(run).items() if not name.startswith("heartbeat")}
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def no_hdf5(path: Path) -> None:
+    path.write_text("not HDF5")
 
 
 def test_the_comparison_looks_at_everything_that_makes_a_run_and_sees_a_difference(whole: Runs) -> None:
@@ -307,6 +322,52 @@ def test_without_a_usable_checkpoint_resume_says_why_and_exits_with_65(
     assert "step_000000300: no manifest.json" in done.err
     assert "Traceback" not in done.err
     assert contents(run) == before, "a lock left behind would bar another host"
+
+
+@pytest.mark.fault("C26", "a damaged log: resume refuses it, names it and says what to do")
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, no_hdf5], ids=lambda damage: damage.__name__)
+def test_a_damaged_log_is_not_gone_on_with_and_not_sealed_again(
+    damage: Callable[[Path], None], whole: Runs, mpirun: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(whole("two"), tmp_path)
+    log = run / "logs" / "agent0001.h5"
+    damage(log)
+    before = written(run)
+    done = mpirun(2, resume_argv(run), timeout=120)
+    assert done.rc == 65
+    (line,) = [line for line in done.err.splitlines() if line.startswith("mpi-ltcr")]
+    assert line.startswith(f"mpi-ltcr: error: {log} was changed after it was written")
+    assert line.endswith("; restore it from a copy, or move it away to go on with a new log")
+    assert written(run) == before
+    code, _, err = verb("verify", str(run), capsys=capsys)
+    assert code == 65
+    assert "restore faulty logs from a copy, or move them away" in err
+
+
+@pytest.mark.fault("C26", "the log of one rank, or of all, gone: goes on with a new one, same checkpoints")
+@pytest.mark.parametrize("gone", [["agent0001.h5"], ["agent0000.h5", "agent0001.h5"]], ids=["one", "all"])
+def test_a_log_that_was_moved_away_is_begun_anew_and_training_is_the_same(
+    gone: list[str], whole: Runs, cut: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = copy_of(cut("two"), tmp_path)
+    for name in gone:
+        (run / "logs" / name).unlink()
+    if len(gone) == 2:
+        (run / "logs").rmdir()
+    for newest in (FIRST, "step_000000300"):  # the second time rows are counted that are not in the log
+        done = mpirun(2, resume_argv(run), timeout=120)
+        assert done.rc == 0, done.err
+        told = [line for line in done.err.splitlines() if "warning" in line]
+        missing = [f"mpi-ltcr: warning: {run / 'logs' / name} is missing; goes on with a new log" for name in gone]
+        assert sorted(told) == (missing if newest == FIRST else [])
+        different = differences(whole("two"), run)
+        assert {place.split("/")[0] for place in different} == set(gone)
+        assert [problem for _, problem in verify_run(run) if problem] == []
+        for name in gone:
+            log = open_log(run / "logs" / name)
+            assert log.table("eval")["frames"].tolist()[0] == 200
+            assert log.table("events")["text"][0] == f"{log.path} is missing; goes on with a new log"
+        flip_a_bit(run / "checkpoints" / LAST / "rank0000.h5")
 
 
 @pytest.mark.fault("D36", "resumed on another number of ranks: refused with the right one")

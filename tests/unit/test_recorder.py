@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from conftest import most_memory_of
 from fault_report import Tally
 
 from mpi_ltcr.archive import reader
+from mpi_ltcr.archive.atomic import USER_BLOCK, write_sealed
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.schema import CLOCKS, TABLES, WALL_COLUMNS, WALL_TABLES, columns
 from mpi_ltcr.archive.verification import verify_run
@@ -33,6 +35,11 @@ def fill(recorder: Recorder, first: int = 0, last: int = ROWS) -> None:
         recorder.add("eval", **clocks, **{"return": i / 4, "length": i, "episode": 0, "lives": 1})
         recorder.add("train", **clocks, td_loss=float(i))
     recorder.add("events", frames=3, updates=0, wall_s=0.5, time=1e9, level="info", text=f"from {first}, ünïcode")
+
+
+def seal(path: Path) -> None:
+    """As a version of this program leaves its own files."""
+    write_sealed(path, memoryview(path.read_bytes())[USER_BLOCK:])
 
 
 GROWN = """
@@ -145,6 +152,7 @@ def test_a_log_shorter_than_the_checkpoint_says_is_refused_with_the_table(publis
 def test_a_log_of_another_format_version_is_refused_by_writer_and_reader(published: Path) -> None:
     with h5py.File(published, "r+") as file:
         file.attrs["format_version"] = 99
+    seal(published)
     with pytest.raises(ValueError, match="version 99"):
         recorder_at(published).rewind(dict.fromkeys(TABLES, 0))
     with pytest.raises(reader.ReadError, match="version 99"):
@@ -154,6 +162,7 @@ def test_a_log_of_another_format_version_is_refused_by_writer_and_reader(publish
 def test_a_log_without_a_table_of_today_is_refused_with_the_column(published: Path) -> None:
     with h5py.File(published, "r+") as file:
         del file["lives"]
+    seal(published)
     with pytest.raises(ValueError, match="no lives/frames; resume with the version that wrote it"):
         recorder_at(published).rewind(dict.fromkeys(TABLES, 0))
 
@@ -184,10 +193,50 @@ def test_no_damage_to_a_log_goes_unseen(published: Path, tmp_path: Path, tally: 
         damaged = bytearray(whole)
         damaged[offset] ^= 1 << int(rng.integers(8))
         assert problem(bytes(damaged)), f"byte {offset}"
+        assert_not_gone_on_with(path)
         tally.add()
     for size in (0, 511, 512, 600, len(whole) // 2, len(whole) - 1):
         assert problem(whole[:size]), f"{size} bytes"
+        assert_not_gone_on_with(path)
         tally.add()
+
+
+def assert_not_gone_on_with(path: Path) -> None:
+    with pytest.raises(ValueError, match="restore it from a copy, or move it away") as refusal:
+        recorder_at(path).rewind(dict.fromkeys(TABLES, 0))
+    assert str(refusal.value).startswith(f"{path} ")
+    assert "\n" not in str(refusal.value)
+
+
+def counted(**rows: int) -> dict[str, int]:
+    return dict.fromkeys(TABLES, 0) | rows
+
+
+def test_a_log_that_is_gone_begins_anew_and_every_checkpoint_still_counts_the_same_rows(published: Path) -> None:
+    published.unlink()
+    recorder = recorder_at(published)
+    assert not recorder.rewind(counted(eval=300, train=300, events=1)), "nobody would learn of it"
+    assert recorder.rows() == counted(eval=300, train=300, events=1)
+    assert not recorder.holds("eval")
+    fill(recorder, 300, 500)
+    assert recorder.rows() == counted(eval=500, train=500, events=2)
+    recorder.publish()
+    for rows, first, last in ((500, 300, 500), (400, 300, 400), (300, 300, 300), (200, 200, 200)):
+        again = recorder_at(published)  # from the newest checkpoint, an older one, ..., one from before the loss
+        assert again.rewind(counted(eval=rows, train=rows))
+        assert again.rows() == counted(eval=rows, train=rows)
+        fill(again, rows, rows + 50)
+        again.publish()
+        expected = [*range(10 * first, 10 * last, 10), *range(10 * rows, 10 * rows + 500, 10)]
+        assert reader.open_log(published).table("eval")["frames"].tolist() == expected
+        shutil.copy(published, published.with_name(f"{rows}.h5"))
+        recorder.publish()
+    with pytest.raises(ValueError, match="eval has 250 rows, expected 251; restore it"):
+        recorder_at(published.with_name("200.h5")).rewind(counted(eval=251, train=250))
+
+
+def test_a_new_agent_has_no_log_to_miss(tmp_path: Path) -> None:
+    assert recorder_at(tmp_path / "agent0000.h5").rewind(counted())
 
 
 def test_a_column_that_claims_more_than_its_file_holds_is_refused(published: Path) -> None:

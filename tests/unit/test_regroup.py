@@ -63,6 +63,8 @@ def test_settings_of_unlike_agents_move_with_them() -> None:
 def test_the_best_is_found_by_its_newest_evaluations(run: Path) -> None:
     assert best_agent(run, 4) == 2
     assert best_agent(run, 2) == 1
+    (run / "logs" / "agent0000.h5").unlink()
+    assert best_agent(run, 4) == 2, "counted by its number, whose log is missing or not"
 
 
 def test_the_old_teams_logs_are_set_aside_once(run: Path) -> None:
