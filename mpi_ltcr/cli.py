@@ -39,7 +39,7 @@ Train teams of reinforcement-learning agents that learn from each other; one MPI
   mpi-ltcr eval runs/team --video game.gif              film a game of a team (.gif or .mp4)
 
 `mpi-ltcr VERB --help` tells more. Exit codes: 0 completed, 2 bad input, 65 unusable checkpoint, 70 internal error,
-74 disk, 75 hang or lost rank, 77 environment refused, 85 stopped on a signal and saved.
+74 disk, 75 hang or lost rank, 77 environment refused, 85 stopped on a signal and saved, 130 ended by a second Ctrl-C.
 """
 
 

@@ -35,6 +35,7 @@ from mpi_ltcr.comm.watchdog import FILE_S, START_S, Watchdog, within
 from mpi_ltcr.interfaces import NonFiniteError
 
 COMPLETED, BAD_INPUT, BAD_CHECKPOINT, INTERNAL, IO, HANG, ENVIRONMENT, PREEMPTED = 0, 2, 65, 70, 74, 75, 77, 85
+HURRIED = 128 + signal.SIGINT  # as shells have it
 """Exit codes; `status.json` is the authority, since MPICH's mpirun may return 0 for a rank killed by a signal."""
 
 
@@ -237,7 +238,7 @@ ECHO_S = 0.5
 class StopSignals:
     """SIGUSR1, SIGTERM, SIGINT and SIGHUP set a flag; the ranks agree on it at a round's end and leave together.
 
-    A SIGINT after any of them ends the job at once, without a checkpoint.
+    A SIGINT after any of them ends the job at once, without a checkpoint, with exit code 130.
     """
 
     def __init__(self) -> None:
@@ -248,8 +249,9 @@ class StopSignals:
 
     def _note(self, number: int, frame: Any) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
-        if name == "SIGINT" and self.received and now - self._at > ECHO_S:
-            guard.abort("Ctrl-C while stopping: ended without a checkpoint", 128 + number)
+        echo = self.received == "SIGINT" and now - self._at < ECHO_S
+        if name == "SIGINT" and self.received and not echo:
+            guard.abort("Ctrl-C while stopping: ended without a checkpoint", HURRIED)
         self.received, self._at = name, now
 
 

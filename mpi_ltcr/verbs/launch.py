@@ -5,8 +5,8 @@
 
 It gives mpirun a session of its own, so that a Ctrl-C in a terminal reaches this process alone. SIGINT, SIGTERM,
 SIGHUP and SIGUSR1 are all handed on as SIGUSR1, the one signal that both MPIs' launchers forward: the ranks save and
-leave with exit code 85. A second Ctrl-C ends the job at once. If this process itself is killed, mpirun gets the same
-SIGUSR1.
+leave with exit code 85. A second Ctrl-C ends the job at once, with exit code 130. If this process itself is killed, the
+same SIGUSR1 goes to mpirun.
 
 How an attempt ended is read from status.json, since a launcher's own exit code can be wrong. After a crash (70, or 75:
 hung, or killed without a word) `--max-restarts` times the run goes on from its last whole checkpoint; never after a
@@ -34,7 +34,7 @@ from mpi_ltcr.config import ConfigError
 from mpi_ltcr.verbs.checks import Parser, check_env, check_out, require_run
 from mpi_ltcr.verbs.teams import make_parser as resume_parser
 
-PREEMPTED, LOST, ENVIRONMENT = 85, 75, 77
+PREEMPTED, LOST, ENVIRONMENT, HURRIED = 85, 75, 77, 130
 RESTARTED = (70, 75)
 """Exit codes after which it makes sense to go on from the last checkpoint."""
 REMIND_S = 5.0
@@ -66,7 +66,10 @@ def launch(arguments: list[str]) -> None:
         sys.exit(ENVIRONMENT)
     words = [str(launcher.path), *mpirun.options(launcher, asked.n), *further]
     job = Supervisor([*words, sys.executable, "-m", "mpi_ltcr"], mpirun.variables(launcher), what.run)
-    sys.exit(job.see_through(what.first, what.again, asked.max_restarts))
+    code = job.see_through(what.first, what.again, asked.max_restarts)
+    for number in STOPPING:  # Python takes its own handlers down before the process ends
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def make_parser() -> Parser:
@@ -174,12 +177,16 @@ class Supervisor:
         """What an attempt came to: the record tells, where it was written."""
         status = self.run.read_status()
         if int(status.get("attempt", 0)) <= before:  # refused, or stopped before it began
-            return PREEMPTED if self.stopping and code not in (2, 65, 77) else code or LOST
+            stopped = HURRIED if self.hurried else PREEMPTED
+            return stopped if self.stopping and code not in (2, 65, 77) else code or LOST
         if status.get("state") in ("completed", "preempted", "failed"):
             return int(status.get("exit_code", LOST))
         self._wait_for_the_end()
-        self.run.write_status(state="failed", exit_code=LOST, error=f"mpirun ended with {code}: a rank was killed")
-        return LOST
+        ended, why = LOST, f"mpirun ended with {code}: a rank was killed"
+        if self.hurried:
+            ended, why = HURRIED, "Ctrl-C while stopping: ended without a checkpoint"
+        self.run.write_status(state="failed", exit_code=ended, error=why)
+        return ended
 
     def _wait_for_the_end(self) -> bool:
         """Give ranks whose launcher is gone the time to end; whether none holds the run any more."""
@@ -192,6 +199,7 @@ class Supervisor:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopping and number == signal.SIGINT:
+            self.hurried = True
             tell("ends the job now, without a checkpoint")
             self._pass_on(signal.SIGINT)
             return

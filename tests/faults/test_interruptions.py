@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from fault_report import ALL, Tally, memory_folder
+from fault_report import ALL, LARGE, Tally, memory_folder
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(3600)]
 
@@ -57,8 +57,21 @@ def test_interrupted_at_random_moments_a_run_equals_the_whole_one_bit_for_bit(
     assert max(found["lost"], default=0) <= 100, "more than the interval of checkpoints"
 
 
+@LARGE
+@pytest.mark.fault("D33", "SIGKILL 20 times in one run, resumed each time, without mpirun: same end")
+def test_a_run_that_is_killed_twenty_times_equals_the_whole_one_bit_for_bit(memory: Path, tally: Tally) -> None:
+    found = forked(memory, "again", 20)
+    tally.add(20, expected=20 - len(found["unexpected"]), seconds=found["seconds"], lost=found["lost"])
+    assert found["unexpected"] == []
+    assert (found["signals"], found["equal"]) == (20, 1)
+    assert 0 < max(found["reached"]) < 20_000, "it got nowhere, or to its end"
+    assert max(found["lost"]) <= 100, "more than the interval of checkpoints"
+
+
 @pytest.mark.fault("C31", "a reader opens a log during training")
 def test_a_reader_that_opens_the_logs_in_a_loop_never_meets_half_a_file(memory: Path, tally: Tally) -> None:
     found = forked(memory, "reader", 10_000 if ALL else 200)
     tally.add(found["opened"], expected=found["opened"] - len(found["failures"]))
+    ratio = found["with_s"] / found["without_s"]
+    tally.told.append(f"a training takes {ratio:.2f} times as long as alone, median of {found['runs'] // 2}")
     assert found["failures"] == []

@@ -25,8 +25,9 @@ TEAM = ["train", "ltcr-cartpole-9-1"]
 JOB = """
 import json, os, pathlib, signal, sys, time
 run, script = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
-told = []
+told, hurried = [], []
 signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
+signal.signal(signal.SIGINT, lambda *_: hurried.append(1))
 calls = run / "calls"
 number = len(calls.read_text().splitlines()) if calls.exists() else 0
 with open(calls, "a") as file:
@@ -38,7 +39,7 @@ step = script[min(number, len(script) - 1)]
 if step.get("wait"):
     (run / "ready").write_text("")
     end = time.monotonic() + 20
-    while not told and time.monotonic() < end:
+    while not (hurried if step["wait"] == "INT" else told) and time.monotonic() < end:
         time.sleep(0.01)
 if "status" in step:
     (run / "status.json").write_text(json.dumps({"attempt": number + 1, **step["status"]}))
@@ -118,6 +119,26 @@ def test_every_signal_becomes_the_one_that_both_launchers_forward_and_nothing_is
     threading.Thread(target=send, daemon=True).start()
     ended, commands = run(job, [STOPPED, DONE], restarts=3)
     assert (ended, len(commands)) == (85, 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "state"), [({**KILLED, "rc": 1, "wait": "INT"}, "failed"), ({"rc": 1, "wait": "INT"}, None)]
+)
+def test_a_second_ctrl_c_ends_the_job_with_the_exit_code_of_shells(
+    step: dict, state: str | None, job: Supervisor
+) -> None:
+    def send() -> None:
+        while not (job.run.root / "ready").exists():
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+        while not job.stopping:
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send, daemon=True).start()
+    ended, commands = run(job, [step, DONE], restarts=3)
+    assert (ended, len(commands)) == (130, 1)
+    assert job.run.read_status().get("state") == state
 
 
 def test_the_run_directory_is_known_before_the_job_starts() -> None:

@@ -1,7 +1,8 @@
 """Real trainings, interrupted at random moments and resumed, in children that are forked after torch has been loaded.
 
     python forked.py FOLDER KIND N SEED     KIND: kill, usr1, stop; soak: any of them, for N minutes;
-                                            reader: N opens of the logs during training
+                                            again: kill, N times in one run;
+                                            reader: N opens of the logs during every other training
 
 Loading torch takes ten times as long as such a training: forked, hundreds of them can be had. Prints a JSON object.
 """
@@ -14,8 +15,10 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +60,11 @@ def heeds_signals(pid: int) -> bool:
     return False
 
 
-def command(run: Path) -> list[str]:
+def command(run: Path, options: Sequence[str] = ()) -> list[str]:
     """Go on if there is something to go on with; otherwise begin anew, as whoever started it would."""
     if not list((run / "checkpoints").glob("step_*")):
         shutil.rmtree(run, ignore_errors=True)
-        return [*TRAIN, "--out", str(run)]
+        return [*TRAIN, *options, "--out", str(run)]
     return ["resume", str(run)]
 
 
@@ -99,8 +102,7 @@ class Injected:
         allowed = {-9, 0} if kind == "kill" else {85, 0}  # 0: it was just done
         if code not in allowed:
             self.unexpected.append(f"exit code {code} after {kind}")
-        saved = max((checkpoint.frames_of(f) for f in checkpoint.folders(run / "checkpoints")), default=0)
-        self.lost.append(max(0, frames - saved))
+        self.lost.append(max(0, frames - saved_by(run)))
 
 
 def has_ended(pid: int) -> bool:
@@ -112,6 +114,11 @@ def frames_of(run: Path) -> int:
     with contextlib.suppress(OSError, ValueError):
         return int(json.loads((run / "status.json").read_text()).get("frames", 0))
     return 0
+
+
+def saved_by(run: Path) -> int:
+    """The frame of its newest checkpoint."""
+    return max((checkpoint.frames_of(f) for f in checkpoint.folders(run / "checkpoints")), default=0)
 
 
 def interrupt(base: Path, kind: str, n: float, rng: random.Random, minutes: float = 0) -> dict[str, Any]:
@@ -151,14 +158,46 @@ def interrupt(base: Path, kind: str, n: float, rng: random.Random, minutes: floa
     return {"runs": runs, "equal": equal, **vars(found)}
 
 
+FRAMES = 20_000
+LONG = ["--frames", str(FRAMES), "--eval.every", "2000"]
+"""Some seconds of training."""
+
+
+def kill_again_and_again(base: Path, n: int, rng: random.Random) -> dict[str, Any]:
+    """One training, killed n times: each time after less than an n-th of it."""
+    whole, run, found = base / "whole", base / "run", Injected()
+    assert os.waitpid(begin([*TRAIN, *LONG, "--out", str(whole)]), 0)[1] == 0
+    reached: list[int] = []
+    for _ in range(n):
+        due = saved_by(run) + rng.uniform(0, FRAMES / n)
+        pid = begin(command(run, LONG))
+        while frames_of(run) < due and not has_ended(pid):
+            time.sleep(0.001)
+        found.strike("kill", pid, run)
+        reached.append(frames_of(run))
+    code = found.reap(begin(command(run, LONG)))
+    different = differences(whole, run)
+    if code or different:
+        found.unexpected.append(f"exit code {code}, {different[:3]}")
+    return {"runs": 1, "equal": int(not different), "reached": reached, **vars(found)}
+
+
 def read(base: Path, n: int) -> dict[str, Any]:
-    """Open and read the logs n times while trainings write them as often as they can."""
+    """Open and read the logs n times while trainings write them as often as they can; every other one is left alone.
+
+    Of both kinds the median seconds that a training took.
+    """
     opened, failures, runs = 0, [], 0
-    while opened < n:
-        run = base / f"run{runs}"
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    while opened < n or runs % 2:
+        run, watched = base / f"run{runs}", runs % 2 == 0
+        since = time.monotonic()
         pid = begin([*TRAIN, "--out", str(run), "--log.publish_s", "0.001"])
         runs += 1
         while not has_ended(pid):
+            if not watched:
+                time.sleep(0.001)
+                continue
             for path in (run / "logs").glob("*.h5"):
                 try:
                     columns = open_log(path).table("train")
@@ -167,16 +206,20 @@ def read(base: Path, n: int) -> dict[str, Any]:
                 except (ReadError, OSError, ValueError, AssertionError) as error:
                     failures.append(f"{type(error).__name__}: {error}")
                 opened += 1
+        seconds[watched].append(time.monotonic() - since)
         if os.waitpid(pid, 0)[1]:
             failures.append("the training failed")
         shutil.rmtree(run)
-    return {"runs": runs, "opened": opened, "failures": failures}
+    medians = {"with_s": statistics.median(seconds[True]), "without_s": statistics.median(seconds[False])}
+    return {"runs": runs, "opened": opened, "failures": failures, **medians}
 
 
 if __name__ == "__main__":
     folder, how, number, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     if how == "reader":
         print(json.dumps(read(folder, number)))
+    elif how == "again":
+        print(json.dumps(kill_again_and_again(folder, number, random.Random(seed))))
     elif how == "soak":
         print(json.dumps(interrupt(folder, "", 0, random.Random(seed), minutes=number)))
     else:

@@ -1,7 +1,7 @@
 """A user's environment that stops a rank in its tracks: CartPole as `--env.id hanging:Hanging-v0`.
 
 HANG=kind:rank:step     kinds:
-    sleep, spin (a busy loop that holds Python's lock), read (of a pipe to which nobody writes)
+    sleep (file `asleep` tells), spin (a busy loop that holds Python's lock), read (of a pipe to which nobody writes)
     slow, pause (once, for 8 s)
     skip (one exchange fewer), other (another collective than the others')
     init, finalize (MPI's own start and end, which hold Python's lock)
@@ -41,6 +41,7 @@ class Hanging(CartPole15):
             time.sleep(0.04)
         if MINE and Hanging.steps == int(STEP) and KIND in ("sleep", "pause"):
             Hanging.steps += 1
+            Path("asleep").touch()
             time.sleep({"sleep": 600, "pause": 8}[KIND])
         if MINE and Hanging.steps == int(STEP) and KIND == "spin":
             spin()
