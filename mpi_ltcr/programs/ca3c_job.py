@@ -20,6 +20,7 @@ from mpi_ltcr.comm.roles import CA3CRole, ca3c_roles
 from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.config import CA3CConfig
 from mpi_ltcr.programs.ca3c import ca3c
+from mpi_ltcr.programs.continuity import kept
 from mpi_ltcr.programs.job import Program, Start, place, together
 from mpi_ltcr.programs.needs import check_networks
 from mpi_ltcr.programs.serving import Serving
@@ -111,7 +112,7 @@ def _serving(crew: Crew, role: CA3CRole, store: Any, lane: Any, mailbox: Mailbox
         signals=start.signals,
         publish_s=float(config.log.publish_s),
         keep=int(config.checkpoint.keep),
-        world_size=start.service.size,
+        facts={"world_size": start.service.size, "config": kept(config)},
         first=role.rank == 0,
     )
 

@@ -29,6 +29,7 @@ from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
 from mpi_ltcr.config import ConfigError
 from mpi_ltcr.interfaces import NonFiniteError
+from mpi_ltcr.programs.continuity import changed
 from mpi_ltcr.programs.needs import run_bytes
 
 
@@ -67,7 +68,8 @@ class Start(NamedTuple):
             size: ranks that the checkpoint must be of.
 
         Raises:
-            JobError: there is none, or it is of a team of another size. Nothing has been written yet.
+            JobError: there is none, or it is of a team of another size, or was trained with another configuration.
+                Nothing has been written yet.
         """
 
         def choose() -> str:
@@ -76,11 +78,18 @@ class Start(NamedTuple):
             folder, refused = checkpoint.newest_whole(checkpoints)
             for reason in refused:
                 print(f"mpi-ltcr: checkpoint refused: {reason}; using {folder.name}", file=sys.stderr, flush=True)
-            found = checkpoint.read_manifest(folder)["world_size"]
+            manifest = checkpoint.read_manifest(folder)
+            found = manifest["world_size"]
             if found != size:
                 told = f"{folder.name} is of {found} agents, not of {size}"
                 change = f"or change the team: resume --agents {self.service.size}"
                 raise ValueError(f"{told}; use mpirun -n {found}, {change}")
+            saved = manifest.get("config")
+            if isinstance(saved, dict):  # older ones hold the name alone
+                if self.regrouping:
+                    saved = {**saved, "agents": self.regrouping.settings(saved["agents"])}
+                if problem := changed(saved, self.config):
+                    raise ValueError(problem)
             return str(folder)
 
         chosen = self.service.texts(together(self.service, choose, runtime.BAD_CHECKPOINT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Serving:
 
     Args:
         others: ranks of the other tasks' servers, which learn of a stop.
+        facts: what the manifests of its checkpoints tell of the run.
         first: whether it is the first task's: its T is the run's in status.json.
     """
 
@@ -50,13 +52,13 @@ class Serving:
         signals: StopSignals,
         publish_s: float,
         keep: int,
-        world_size: int,
+        facts: dict[str, Any],
         first: bool,
     ) -> None:
         self.name, self.server, self.store, self.mailbox, self.others = name, server, store, mailbox, others
         self.run, self.recorder, self.signals = run, recorder, signals
         self.publishing = Publishing(recorder, publish_s, self.event)
-        self.keep, self.world_size, self.first = keep, world_size, first
+        self.keep, self.facts, self.first = keep, facts, first
         self.checkpoints = run.task_checkpoints(name)
         self.returns: deque[float] = deque(maxlen=LAST_EPISODES)
         self.progress = Progress(server.limit, f"last {LAST_EPISODES} episodes", name if others else "")
@@ -194,7 +196,7 @@ class Serving:
             draft = checkpoint.draft_folder(self.checkpoints, label)
             draft.rename(checkpoint.begin(self.checkpoints, frames, more=False))
         server = self.server
-        facts = {"world_size": self.world_size, "ranks": server.workers, "updates": server.version, "task": self.name}
+        facts = {**self.facts, "ranks": server.workers, "updates": server.version, "task": self.name}
         checkpoint.commit(self.checkpoints, frames, list(self._entries.values()), facts)
         checkpoint.prune(self.checkpoints, self.keep, frames)
         if self.first:

@@ -26,6 +26,7 @@ from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.runtime import JobError, StopSignals
 from mpi_ltcr.config import Config
 from mpi_ltcr.interfaces import Episode, Metrics, State
+from mpi_ltcr.programs.continuity import kept
 from mpi_ltcr.programs.job import tolerated
 from mpi_ltcr.programs.progress import Progress
 from mpi_ltcr.programs.publishing import Publishing
@@ -262,7 +263,7 @@ class Session:
             yield checkpoint.write_file(draft, name, slim), segments
 
     def _commit(self, everything: list[Written]) -> None:
-        facts = {"world_size": self.service.size, "updates": self.updates, "config": self.config.name}
+        facts = {"world_size": self.service.size, "updates": self.updates, "config": kept(self.config)}
         files = [checkpoint.Entry(*file) for file, _ in everything]
         segments = [checkpoint.Entry(*segment) for _, segments in everything for segment in segments]
         checkpoint.commit(self.run.checkpoints, self.frames, files, facts, segments)

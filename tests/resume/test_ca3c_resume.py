@@ -48,6 +48,21 @@ def status(run: Path) -> dict[str, Any]:
     return json.loads((run / "status.json").read_text())
 
 
+@pytest.mark.fault("D36", "resumed with another network or game: refused, the field named (cA3C)")
+def test_what_shapes_the_results_stays_as_it_was(mpirun, tmp_path):
+    run = tmp_path / "run"
+    assert mpirun(2, train(config_file(tmp_path, "run.yaml", frames=100), run), timeout=LIMIT).rc == 0
+    whole = (run / "config.yaml").read_text()
+    for field, old, new in (("agent.lstm", "lstm: 16", "lstm: 8"), ("tasks[0].rl", "rl: true", "rl: false")):
+        (run / "config.yaml").write_text(whole.replace(old, new))
+        done = mpirun(2, resume(run, "--frames", "200"))
+        assert done.rc == 65
+        values = f"{new.split()[1]} now, {old.split()[1]} when it was saved"
+        assert done.err == f"mpi-ltcr: error: {field}: {values}; put it back in config.yaml, or train a new run\n"
+    (run / "config.yaml").write_text(whole.replace("every: 100", "every: 50"))
+    assert mpirun(2, resume(run, "--frames", "200"), timeout=LIMIT).rc == 0
+
+
 def assert_sound(run: Path) -> None:
     parts = dict(verify_run(run))
     assert {name: problem for name, problem in parts.items() if problem} == {}

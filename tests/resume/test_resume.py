@@ -20,6 +20,7 @@ from conftest import TINY, Runner, Started, verb
 from same_run import contents, differences, saved
 
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.atomic import write_json
 from mpi_ltcr.archive.reader import open_log
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.archive.verification import verify_run
@@ -379,6 +380,70 @@ def test_another_number_of_ranks_is_refused_with_the_right_one(whole: Runs, mpir
     assert done.err.count("use mpirun -n 1") == 1
     assert "Traceback" not in done.err
     assert contents(run) == before
+
+
+CHANGED = {
+    "agent.vmax": ("vmax: 100.0", "vmax: 50.0", "50.0 now, 100.0 when"),
+    "agent.atoms": ("atoms: 51", "atoms: 21", "21 now, 51 when"),
+    "agent.hidden": ("  - 16\n", "  - 32\n", "[32] now, [16] when"),
+    "env.id": ("id: mpi_ltcr/CartPole15-v0", "id: CartPole-v1", '"CartPole-v1" now, "mpi_ltcr/CartPole15-v0" when'),
+    "seed": ("\nseed: 1\n", "\nseed: 7\n", "7 now, 1 when"),
+}
+
+
+def edit(run: Path, old: str, new: str) -> None:
+    config = (run / "config.yaml").read_text()
+    assert config.count(old) == 1
+    (run / "config.yaml").write_text(config.replace(old, new))
+
+
+@pytest.mark.fault("D36", "resumed with another support, network, game or seed: refused, the field named")
+@pytest.mark.parametrize("field", CHANGED)
+def test_what_shapes_the_results_stays_as_it_was(field: str, whole: Runs, mpirun: Runner, tmp_path: Path) -> None:
+    run = copy_of(whole("two"), tmp_path)
+    old, new, told = CHANGED[field]
+    edit(run, old, new)
+    before = contents(run)
+    done = mpirun(2, [*resume_argv(run), "--frames", "600"])
+    assert done.rc == 65
+    line = f"{field}: {told} it was saved; put it back in config.yaml, or train a new run"
+    assert done.err == f"mpi-ltcr: error: {line}\n"
+    assert contents(run) == before
+
+
+@pytest.mark.fault("D36", "resumed as a team of another size, with another seed: refused, the field named")
+def test_so_it_does_in_a_team_of_another_size(whole: Runs, mpirun: Runner, tmp_path: Path) -> None:
+    run = copy_of(whole("two"), tmp_path)
+    edit(run, *CHANGED["seed"][:2])
+    before = contents(run)
+    done = mpirun(3, [*resume_argv(run), "--agents", "3"])
+    assert (done.rc, done.err.count("error: seed: 7 now, 1 when")) == (65, 1)
+    assert contents(run) == before
+
+
+@pytest.mark.fault("D36", "resumed for longer, saved at other times, with other patience: allowed")
+def test_how_long_it_runs_how_it_is_saved_and_where_it_computes_may_change(
+    whole: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = copy_of(whole("two"), tmp_path)
+    edit(run, "checkpoint:\n  every: 100\n", "checkpoint:\n  every: 200\n")
+    edit(run, "patience_s: 600.0", "patience_s: 500.0")
+    edit(run, "threads: 1", "threads: 2")
+    RunDirectory(run).write_status(attempt="a damaged count")
+    done = mpirun(2, [*resume_argv(run), "--frames", "600"])
+    assert done.rc == 0, done.err
+    assert status_of(run)["frames"] == 600
+
+
+def test_a_checkpoint_that_does_not_keep_its_configuration_is_not_compared(
+    whole: Runs, mpirun: Runner, tmp_path: Path
+) -> None:
+    run = copy_of(whole("alone"), tmp_path)
+    for folder in checkpoint.folders(run / "checkpoints"):
+        manifest = {**checkpoint.read_manifest(folder), "config": "ltcr-cartpole-alone"}  # as it was before
+        write_json(folder / "manifest.json", {**manifest, "digest": checkpoint._digest(manifest)})
+    edit(run, *CHANGED["agent.vmax"][:2])
+    assert mpirun(1, [*resume_argv(run), "--frames", "500"]).rc == 0
 
 
 # The other verbs on these runs

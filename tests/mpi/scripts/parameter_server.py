@@ -423,7 +423,7 @@ def serving_of(comm: MPI.Intracomm, **options: Any) -> Any:
         signals=runtime.StopSignals(),
         publish_s=600,
         keep=3,
-        world_size=comm.size,
+        facts={"world_size": comm.size},
         first=False,
     )
     comm.Barrier()
