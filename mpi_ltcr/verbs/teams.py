@@ -23,7 +23,12 @@ def make_parser(description: str | None = None) -> Parser:
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
     parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
-    parser.add_argument("--agents", type=int, metavar="M", help="LTCR: go on with so many agents, on mpirun -n M")
+    parser.add_argument(
+        "--agents",
+        type=int,
+        metavar="M",
+        help="LTCR: go on with so many agents, on mpirun -n M; not in a shared game, whose rules say how many play",
+    )
     parser.add_argument("--keep", metavar="0,2", help="with --agents: who stays, in this order (default: the first M)")
     parser.add_argument(
         "--new-agents",
@@ -35,7 +40,8 @@ def make_parser(description: str | None = None) -> Parser:
 
 
 def change_of_team(asked: argparse.Namespace, config: Any) -> tuple[Any, Regrouping | None]:
-    """The configuration of the team that goes on, and how it comes about; (config, None) where nothing is to change.
+    """The configuration of the team that goes on, and how it comes about; (config, None) where nothing is to change,
+    or the same command has changed it.
 
     Raises:
         ConfigError: it cannot be.
@@ -62,4 +68,4 @@ def change_of_team(asked: argparse.Namespace, config: Any) -> tuple[Any, Regroup
         complain(str(error))
         launch.let_rank0_leave_first()
         sys.exit(65)
-    return dataclasses.replace(config, agents=change.settings(config.agents)), change
+    return (dataclasses.replace(config, agents=change.settings(config.agents)), change) if change else (config, None)
