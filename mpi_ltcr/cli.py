@@ -88,12 +88,14 @@ def train(arguments: list[str]) -> None:
 
 def resume(arguments: list[str]) -> None:
     """Go on with a run, with the same team or another one."""
-    from mpi_ltcr.verbs.teams import change_of_team, make_parser
+    from mpi_ltcr.archive.regroup import config_file
+    from mpi_ltcr.verbs.teams import change_of_team, check_frames, make_parser
 
     asked = make_parser(resume.__doc__).parse_args(arguments)
     require_run(asked.run)
     frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
-    config, _ = options.load(["--config", str(asked.run / "config.yaml"), *frames])
+    config, _ = options.load(["--config", str(config_file(asked.run)), *frames])
+    check_frames(asked, config)
     config, change = change_of_team(asked, config)
     check_env(config)
     config.check_team(launch.size())

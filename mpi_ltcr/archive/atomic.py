@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Atomically let `path` hold what `source` does. Raises OSError like `replace_file`."""
+    replace_file(path, lambda temporary: _copy_plainly(source, temporary))
+
+
+def _copy_plainly(source: Path, temporary: Path) -> None:
+    shutil.copyfile(source, temporary)
 
 
 def write_text(path: Path, text: str) -> None:

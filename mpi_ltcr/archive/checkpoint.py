@@ -4,7 +4,8 @@
     checkpoints/segments/rank0000-000012.h5 ...            what several of them share, see `segments.py`
 
 The commit protocol (every rank writes into one temporary folder; the programs gather who succeeded; rank 0 commits):
-a folder named step_* with a manifest is whole, anything else never existed. Nothing here knows of MPI.
+a folder named step_* with a manifest is whole, anything else never existed. A checkpoint that another one of the same
+frame replaces is in force as step_*.old until that one stands. Nothing here knows of MPI.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ FORMAT = "mpi-ltcr-checkpoint"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"
+OLD = ".old"
+TEAM = "team"
+"""In a manifest: how often the team was regrouped before."""
 MAX_MANIFEST = 10_000_000
 """Bytes; a longer one is not read."""
 
@@ -110,8 +114,11 @@ def commit(
     if segments:
         manifest[SEGMENTS] = _listed(segments)
     write_json(draft / MANIFEST, {**manifest, "digest": _digest(manifest)})
-    if folder.exists():  # the same step again after a resume: the new one is as good and is surely whole
+    old = folder.with_suffix(OLD)
+    if folder.exists() and old.exists():  # it was refused, and what it replaced is in force again
         shutil.rmtree(folder)
+    elif folder.exists():  # the same step again: by another team, or because this one was refused
+        folder.rename(old)
     draft.rename(folder)
     fsync_folder(checkpoints)
     write_text(checkpoints / "latest", folder.name + "\n")
@@ -132,7 +139,9 @@ def prune(checkpoints: Path, keep: int, frames: int) -> None:
 
     What claims to be newer than the one just written was refused when this attempt began: it does not count.
     """
-    for folder in [f for f in folders(checkpoints) if frames_of(f) <= frames][keep:]:
+    found = [folder for folder in folders(checkpoints) if frames_of(folder) <= frames]
+    replaced = [folder for folder in found if folder.suffix == OLD and folder.with_suffix("") in found]
+    for folder in [*replaced, *[folder for folder in found if folder not in replaced][keep:]]:
         shutil.rmtree(folder)
     for draft in checkpoints.glob(".step_*.tmp"):
         shutil.rmtree(draft, ignore_errors=True)
@@ -153,13 +162,13 @@ def _segments_of(folder: Path) -> Iterable[str]:
 
 def folders(checkpoints: Path) -> list[Path]:
     """Folders that claim to be checkpoints, newest first."""
-    found = (p for p in checkpoints.glob("step_*") if re.fullmatch(r"step_\d{9,}", p.name) and p.is_dir())
-    return sorted(found, key=frames_of, reverse=True)
+    found = (p for p in checkpoints.glob("step_*") if re.fullmatch(r"step_\d{9,}(\.old)?", p.name) and p.is_dir())
+    return sorted(found, key=lambda folder: (frames_of(folder), folder.suffix != OLD), reverse=True)
 
 
 def frames_of(folder: Path) -> int:
     """The frame that a checkpoint's name tells."""
-    return int(folder.name.removeprefix("step_"))
+    return int(folder.stem.removeprefix("step_"))
 
 
 def verify(folder: Path, sound: set[tuple[str, str]] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mpi_ltcr.interfaces import State
 
 MAX_ITEMS, MAX_DEPTH = 2_000, 32
 NUMERIC = "biufc"
-SEGMENT_PATTERN = r"[a-z]+\d*-\d+\.h5"
+SEGMENT_PATTERN = r"[a-z]+\d*-\d+(-\d+)?\.h5"
 PLAIN_LAYOUTS = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS)
 """Not virtual, and not chunked, as every filter (compression) is."""
 

@@ -14,6 +14,7 @@ import torch
 from mpi_ltcr import assembly_ca3c as ca3c
 from mpi_ltcr import envs, options
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.regroup import config_file
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.assembly_agents import build_agent
 from mpi_ltcr.comm.runtime import BAD_CHECKPOINT, IO, JobError
@@ -61,7 +62,7 @@ def evaluate_run(asked: Asked) -> Iterator[str]:
     """
     if not (asked.run / "config.yaml").is_file():
         raise ConfigError(f"{asked.run}: not a run directory (no config.yaml)")
-    config = options.load_file(asked.run / "config.yaml")
+    config = options.load_file(config_file(asked.run))
     shared = isinstance(config, Config) and config.env.shared
     require(shared or asked.enemies is None, f"--enemies: {asked.run} has none; only teams that share a game do")
     require(config.program in GUESTS, f"{asked.run}: a run of program: {config.program} has nobody who plays")

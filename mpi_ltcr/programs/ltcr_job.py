@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpi_ltcr import assembly, assembly_agents, devices
+from mpi_ltcr.archive.regroup import settle
 from mpi_ltcr.comm import node, runtime
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.comm.roles import Role, ltcr_roles
@@ -89,7 +90,13 @@ def _restore(session: Session, service: Service, start: Start) -> None:
     change = start.regrouping
     before = change.before if change else service.size
     folder = Path(start.newest_whole(start.run.checkpoints, chooses=service.rank == 0, size=before)[0])
+
+    def follow() -> None:
+        if service.rank == 0:
+            settle(start.run.root, folder)
+
+    together(service, follow, runtime.IO)
     if change:
-        take_seats(session, service, start.run, folder, change)
+        take_seats(session, folder, change)
     else:
         together(service, lambda: session.restore(folder), runtime.BAD_CHECKPOINT)

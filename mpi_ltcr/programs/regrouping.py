@@ -7,59 +7,65 @@ Who stays on its number goes on exactly; who moves to another one goes on with a
 episode, since episodes are seeded by the number. A new agent begins its log at this frame: fresh, or with networks,
 optimisers and memory of the best, and random numbers of its own. M0 stays as it is.
 
-The old team's logs and configuration are kept in RUN/teams, and a checkpoint of the new team is committed before it
-trains. Until then the old one is in force, and the same command can be given again.
+The new team's first checkpoint replaces the old team's last one in a single step (`archive/regroup.py`). Until then
+the old team is in force, its logs and configuration untouched; from then on the new one. The same command can be given
+again either way. The old team's logs and configuration are kept in RUN/teams, its checkpoints are not.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
 from mpi_ltcr import options
 from mpi_ltcr.archive import checkpoint
-from mpi_ltcr.archive.atomic import write_text
-from mpi_ltcr.archive.regroup import Regrouping, Seat, drop_logs, keep_old_team
-from mpi_ltcr.archive.rundir import RunDirectory
+from mpi_ltcr.archive.regroup import Regrouping, Seat, put_in_force, write_files
 from mpi_ltcr.comm import runtime
-from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.comm.runtime import JobError
 from mpi_ltcr.interfaces import State
 from mpi_ltcr.programs.job import together
-from mpi_ltcr.programs.session import Session
+from mpi_ltcr.programs.saving import save_together
+from mpi_ltcr.programs.session import MEMORY_FILE, Session
 
 
-def take_seats(session: Session, service: Service, run: RunDirectory, folder: Path, change: Regrouping) -> None:
-    """Collective. Every rank takes over what belongs on its seat; then the new team is saved as one."""
+def take_seats(session: Session, folder: Path, change: Regrouping) -> None:
+    """Collective. Every rank goes on from what belongs on its seat, and the new team is saved as one.
 
-    def set_aside() -> str:
-        if service.rank:
-            return ""
-        return str(keep_old_team(run.root, checkpoint.frames_of(folder), change.before))
+    Args:
+        folder: the old team's checkpoint, whole.
 
-    old = Path(service.announce(together(service, set_aside, runtime.IO)))
+    Raises:
+        JobError: a state does not fit, or the disk does not take the new team: what was in force still is.
+    """
     seat = change.seats[session.member.role.agent]
-    together(service, lambda: sit_down(session, folder, seat, old / "logs"), runtime.BAD_CHECKPOINT)
+    state = together(session.service, lambda: sit_down(session, folder, seat), runtime.BAD_CHECKPOINT)
+    role = session.member.role
+    memory = MEMORY_FILE if session.member.memory is not None and role.keeps_memory else None
+    write = functools.partial(write_files, folder, role.agent, state, memory)
+    config = options.to_yaml(session.config)
+    commit = functools.partial(put_in_force, session.run.root, folder, change, config, session.facts())
+    problem = save_together(session.service, session.run.checkpoints, session.frames, write, commit)
+    if problem:
+        told = f"{session.run.root}: the new team was not saved ({problem}); mend that and give the same command again"
+        raise JobError(told, runtime.IO)
+    session.shelf.team += 1
     session.event("info", str(change))
-    if service.rank == 0:
-        write_text(run.config, options.to_yaml(session.config))
-    session.save()
-    if service.rank == 0:
-        drop_logs(run.root, len(change.seats))
 
 
-def sit_down(session: Session, folder: Path, seat: Seat, logs: Path) -> None:
-    """Load what belongs on this seat into the session."""
-    source = next(number for number in (seat.source, seat.clone, 0) if number is not None)
+def sit_down(session: Session, folder: Path, seat: Seat) -> State:
+    """Load what belongs on this seat into the session; the state as the new checkpoint will hold it."""
+    number = session.member.role.agent
+    source = next(n for n in (seat.source, seat.clone, 0) if n is not None)
     state = checkpoint.load_file(folder / checkpoint.rank_file(source))
     if seat.source is None:
         state = newcomer(state, session.state(), cloned=seat.clone is not None)
-    elif seat.source != session.member.role.agent:
+    elif seat.source != number:
         state["loop"] = in_a_new_episode(state["loop"])
         state["agent"] = without_open_steps(state["agent"], session.member.agent.state())
-    session.take(state, logs / f"agent{source:04d}.h5")
-    if session.member.memory is not None:
-        session.member.memory.load_state(checkpoint.load_file(folder / "memory.h5"))
+    session.take(state, folder, session.run.log(source))
+    return state
 
 
 def newcomer(team: State, own: State, *, cloned: bool) -> State:
@@ -85,8 +91,10 @@ def with_own_randomness(state: State, own: State) -> State:
     for name, value in state.items():
         if name == "rng" or name.endswith("_rng"):
             mixed[name] = own[name]
-        else:
-            mixed[name] = with_own_randomness(value, own[name]) if isinstance(value, dict) else value
+        elif isinstance(value, dict) and isinstance(own.get(name), dict):
+            mixed[name] = with_own_randomness(value, own[name])
+        else:  # also a part that this agent has not got yet, e.g. the open segment of a memory of frames
+            mixed[name] = value
     return mixed
 
 

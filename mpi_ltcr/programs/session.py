@@ -6,16 +6,16 @@ Everything here happens at the end of a round, at frames that are the same on al
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.checkpoint import TEAM, Entry
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.archive.segments import Shelf
@@ -30,6 +30,7 @@ from mpi_ltcr.programs.continuity import kept
 from mpi_ltcr.programs.job import tolerated
 from mpi_ltcr.programs.progress import Progress
 from mpi_ltcr.programs.publishing import Publishing
+from mpi_ltcr.programs.saving import Written, save_together
 from mpi_ltcr.seeds import SeedTree
 from mpi_ltcr.transfer.public_memory import kl_rows
 
@@ -39,11 +40,10 @@ AGREE_EVERY = 10
 who learns alone has none."""
 MEANS = "td_loss", "policy_loss", "entropy", "revisit_grad_norm"
 """What the log holds of a round's Revisits as their mean, as far as the agent tells it."""
+MEMORY_FILE = "memory.h5"
+"""M0 in a checkpoint."""
 SAVE_ATTEMPTS = 3
 """Checkpoints in a row that may fail before the run stops."""
-
-Written = tuple[checkpoint.Entry, list[checkpoint.Entry]]
-"""A file of a checkpoint, and the segments that it refers to."""
 
 
 class Session:
@@ -222,19 +222,8 @@ class Session:
         Either all ranks' files are whole and the checkpoint exists, or it does not; training then goes on with the
         older one, and stops when that happens three times in a row.
         """
-        problem = ""
         with self.phase("archive"):
-            if self.service.rank == 0:
-                problem = _problem_of(lambda: checkpoint.begin(self.run.checkpoints, self.frames))
-            problem = self._agree_on(problem)
-            written: list[Written] = []
-            if not problem:
-                problem = self._agree_on(_problem_of(lambda: written.extend(self._write_files())))
-            listed = self.service.texts(json.dumps(written))
-            if not problem and self.service.rank == 0:
-                everything = [one for text in listed for one in json.loads(text)]
-                problem = _problem_of(lambda: self._commit(everything))
-            problem = self._agree_on(problem)
+            problem = save_together(self.service, self.run.checkpoints, self.frames, self._write_files, self._commit)
         if not problem:
             self.saved, self.failed_saves = self.frames, 0
             return
@@ -247,28 +236,23 @@ class Session:
                     self.run.write_status(state="failed", exit_code=runtime.IO, error=told)
             raise JobError(told, runtime.IO)
 
-    def _agree_on(self, problem: str) -> str:
-        """Collective. The first problem that any rank has, the same text for all; empty if there is none."""
-        return next((text for text in self.service.texts(problem) if text), "")
-
-    def _write_files(self) -> Iterator[Written]:
-        """Each file of this rank, and the segments that it refers to."""
-        draft = checkpoint.draft_folder(self.run.checkpoints, self.frames)
+    def _write_files(self, draft: Path) -> Iterator[Written]:
         self.recorder.publish()
         parts = {checkpoint.rank_file(self.member.role.agent): self.state}
         if self.member.memory is not None and self.member.role.keeps_memory:
-            parts["memory.h5"] = self.member.memory.state
+            parts[MEMORY_FILE] = self.member.memory.state
         for name, state in parts.items():
             slim, segments = self.shelf.put_away(state(), name)
             yield checkpoint.write_file(draft, name, slim), segments
 
-    def _commit(self, everything: list[Written]) -> None:
-        facts = {"world_size": self.service.size, "updates": self.updates, "config": kept(self.config)}
-        files = [checkpoint.Entry(*file) for file, _ in everything]
-        segments = [checkpoint.Entry(*segment) for _, segments in everything for segment in segments]
-        checkpoint.commit(self.run.checkpoints, self.frames, files, facts, segments)
+    def _commit(self, files: list[Entry], segments: list[Entry]) -> None:
+        checkpoint.commit(self.run.checkpoints, self.frames, files, {**self.facts(), TEAM: self.shelf.team}, segments)
         checkpoint.prune(self.run.checkpoints, self.config.checkpoint.keep, self.frames)
         self.run.write_status(state="running", frames=self.frames, checkpoint=self.frames, attempt=self.attempt)
+
+    def facts(self) -> dict[str, object]:
+        """What a manifest tells of this team, besides its files."""
+        return {"world_size": self.service.size, "updates": self.updates, "config": kept(self.config)}
 
     def state(self) -> State:
         """Everything of this rank but M0."""
@@ -283,15 +267,14 @@ class Session:
 
     def restore(self, folder: Path) -> None:
         """Continue from a verified checkpoint: the rows that came after it are cut from the log."""
-        self.shelf.know(folder)
-        state = self.shelf.fetch(checkpoint.load_file(folder / checkpoint.rank_file(self.member.role.agent)))
-        self.take(state, self.recorder.path)
-        if self.member.memory is not None:
-            self.member.memory.load_state(self.shelf.fetch(checkpoint.load_file(folder / "memory.h5")))
+        state = checkpoint.load_file(folder / checkpoint.rank_file(self.member.role.agent))
+        self.take(state, folder, self.recorder.path)
         self.event("info", f"resumed from {folder.name}, attempt {self.attempt}")
 
-    def take(self, state: State, log: Path) -> None:
-        """Continue from a state and the log that belongs to it."""
+    def take(self, state: State, folder: Path, log: Path) -> None:
+        """Continue from a state whose segments and M0 are of this checkpoint, and from the log that belongs to it."""
+        self.shelf.know(folder)
+        state = self.shelf.fetch(state, checkpoint.rank_file(self.member.role.agent))
         session = state["session"]
         self.frames = self.saved = session["frames"]
         self.updates, self.evaluations, self._earlier_s = (session[k] for k in ("updates", "evaluations", "wall_s"))
@@ -300,6 +283,9 @@ class Session:
         self.member.agent.load_state(state["agent"])
         self.member.loop.load_state(state["loop"])
         self.member.transfer.load_state(state["transfer"])
+        if self.member.memory is not None:
+            memory = checkpoint.load_file(folder / MEMORY_FILE)
+            self.member.memory.load_state(self.shelf.fetch(memory, MEMORY_FILE))
         if self.progress:
             self.progress.resumed(self.frames)
 
@@ -336,12 +322,3 @@ class Session:
 def _columns_of(episode: Episode) -> dict[str, object]:
     """What the tables of episodes have in common."""
     return {"return": episode.value, "length": episode.length, "lives": max(1, len(episode.lives))}
-
-
-def _problem_of(action: Callable[[], object]) -> str:
-    """Run it; what the disk had against it, or nothing. HDF5 reports some full disks as RuntimeError."""
-    try:
-        action()
-    except (OSError, RuntimeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""

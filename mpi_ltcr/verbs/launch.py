@@ -91,7 +91,7 @@ class Asked(NamedTuple):
     first: list[str]
     """The command of the first attempt."""
     again: list[str]
-    """Of the next ones."""
+    """Of the next ones, once an attempt has begun: a team that was to change has changed by then."""
 
 
 def known_job(command: list[str], ranks: int) -> Asked:
@@ -105,7 +105,7 @@ def known_job(command: list[str], ranks: int) -> Asked:
         asked = resume_parser().parse_args(rest)
         require_run(asked.run)
         frames = [] if asked.frames is None else ["--frames", str(asked.frames)]
-        return Asked(asked.run, command, ["resume", str(asked.run), *frames])  # the team has changed by then
+        return Asked(asked.run, command, ["resume", str(asked.run), *frames])
     if verb != "train":
         raise ConfigError(f"launch: {verb or 'nothing'} to be launched; write: mpi-ltcr launch -n 2 -- train PRESET")
     config, plan = options.load(rest)
@@ -136,6 +136,7 @@ class Supervisor:
 
     def see_through(self, first: list[str], again: list[str], restarts: int) -> int:
         """Run it, and go on after crashes; the exit code of the last attempt."""
+        before = self.attempts
         code = self.attempt(first)
         while code in RESTARTED and restarts and not self.stopping and self._wait_for_the_end():
             restarts -= 1
@@ -147,12 +148,17 @@ class Supervisor:
             tell(
                 f"ended with exit code {code} ({why}); goes on from frame {status['checkpoint']}, {restarts} more left"
             )
-            code = self.attempt(again)
+            code = self.attempt(again if self.attempts > before else first)
         return code
+
+    @property
+    def attempts(self) -> int:
+        """How many have begun."""
+        return int(self.run.read_status().get("attempt", 0))
 
     def attempt(self, command: list[str]) -> int:
         """One mpirun from start to end; the exit code that status.json has for it."""
-        before = self.run.read_status().get("attempt", 0)
+        before = self.attempts
         words = [*self.words, *command]
         tell(shlex.join(words))
         with mpirun.own_session() as session:
@@ -164,7 +170,7 @@ class Supervisor:
                 preexec_fn=_prepare_child,
             )
             code = self._see_it_end(self.process)
-        return self._outcome(int(before), code)
+        return self._outcome(before, code)
 
     def _see_it_end(self, process: subprocess.Popen) -> int:
         while True:
@@ -176,7 +182,7 @@ class Supervisor:
     def _outcome(self, before: int, code: int) -> int:
         """What an attempt came to: the record tells, where it was written."""
         status = self.run.read_status()
-        if int(status.get("attempt", 0)) <= before:  # refused, or stopped before it began
+        if self.attempts <= before:  # refused, or stopped before it began
             stopped = HURRIED if self.hurried else PREEMPTED
             return stopped if self.stopping and code not in (2, 65, 77) else code or LOST
         if status.get("state") in ("completed", "preempted", "failed"):

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.checkpoint import CheckpointError
 from mpi_ltcr.archive.reader import ReadError
 from mpi_ltcr.archive.regroup import Regrouping, regroup
+from mpi_ltcr.archive.rundir import RunDirectory
 from mpi_ltcr.comm import launch
-from mpi_ltcr.config import Config, ConfigError, require
+from mpi_ltcr.config import CA3CConfig, Config, ConfigError, require
 from mpi_ltcr.verbs.checks import Parser, complain
 
 
@@ -23,25 +25,48 @@ def make_parser(description: str | None = None) -> Parser:
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--frames", type=int, help="train to this frame instead, e.g. to prolong a completed run")
     parser.add_argument("--force-unlock", action="store_true", help="take over a lock whose owner is surely gone")
-    parser.add_argument("--agents", type=int, metavar="M", help="LTCR: go on with so many agents, on mpirun -n M")
+    parser.add_argument(
+        "--agents",
+        type=int,
+        metavar="M",
+        help="LTCR: go on with so many agents, on mpirun -n M; not in a shared game, whose rules say how many play",
+    )
     parser.add_argument("--keep", metavar="0,2", help="with --agents: who stays, in this order (default: the first M)")
     parser.add_argument(
         "--new-agents",
         choices=("fresh", "clone-best"),
-        default="fresh",
-        help="with --agents: what additional ones begin with: nothing, or what the best one knows",
+        help="with --agents: what additional ones begin with: nothing (default), or what the best one knows",
     )
     return parser
 
 
+def check_frames(asked: argparse.Namespace, config: Any) -> None:
+    """Raise ConfigError if the run, or a task of it, is past the frames that are asked for."""
+    run, places = RunDirectory(asked.run), []
+    if isinstance(config, Config):
+        places = [(run.checkpoints, 0)]
+    elif isinstance(config, CA3CConfig):  # a task ends with the rollouts that are under way
+        rollouts = [config.workers_of(task) * task.env.copies * config.agent.rollout for task in config.tasks]
+        names = [task.name for task in config.tasks]
+        places = [(run.task_checkpoints(name), over) for name, over in zip(names, rollouts, strict=True)]
+    for checkpoints, over in places:
+        reached = max(map(checkpoint.frames_of, checkpoint.folders(checkpoints)), default=0)
+        require(
+            asked.frames is None or asked.frames + over >= reached,
+            f"--frames: {asked.frames} is behind frame {reached}, which {asked.run} has reached; take more than that",
+        )
+
+
 def change_of_team(asked: argparse.Namespace, config: Any) -> tuple[Any, Regrouping | None]:
-    """The configuration of the team that goes on, and how it comes about; (config, None) where nothing is to change.
+    """The configuration of the team that goes on, and how it comes about; (config, None) where nothing is to change,
+    or the same command has changed it.
 
     Raises:
         ConfigError: it cannot be.
     """
     if asked.agents is None:
         require(asked.keep is None, "--keep: says who stays when the team changes; give --agents as well")
+        require(asked.new_agents is None, "--new-agents: says what additional ones know; give --agents as well")
         return config, None
     require(
         isinstance(config, Config),
@@ -62,4 +87,4 @@ def change_of_team(asked: argparse.Namespace, config: Any) -> tuple[Any, Regroup
         complain(str(error))
         launch.let_rank0_leave_first()
         sys.exit(65)
-    return dataclasses.replace(config, agents=change.settings(config.agents)), change
+    return (dataclasses.replace(config, agents=change.settings(config.agents)), change) if change else (config, None)

@@ -34,8 +34,8 @@ def memory() -> Iterator[Path]:
         yield folder
 
 
-def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int, script: str = "enumerate_crashes.py") -> dict:
-    argv = [sys.executable, str(SCRIPTS / script), str(folder), mode, str(stride)]
+def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int, thing: str = "save") -> dict:
+    argv = [sys.executable, str(SCRIPTS / "enumerate_crashes.py"), str(folder), mode, str(stride), thing]
     env = {**os.environ, "LD_PRELOAD": str(disk)}
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_a_server_that_is_killed_in_its_last_save_leaves_the_previous_or_the_new
     mode: str, stride: int, disk: Path, memory: Path, tally: Tally
 ) -> None:
     """The one save that goes another way than a session's: its draft changes its name."""
-    found = enumerate_crashes(disk, memory, mode, 1 if ALL else stride, "enumerate_server_crashes.py")
+    found = enumerate_crashes(disk, memory, mode, 1 if ALL else stride, "server")
     good = sum(found["ends"].values())
     tally.add(found["points"], expected=good)
     assert (found["lost"], good) == ([], found["points"])
@@ -123,6 +123,30 @@ def test_whichever_call_fails_the_error_is_told_and_the_previous_or_the_new_stat
     found = enumerate_crashes(disk, memory, str(ERRORS[error]), 1 if ALL else stride)
     assert_whole_states(found, tally)
     assert set(found["codes"]) <= {"0", "74"}, "it crashed instead of telling"
+
+
+REGROUPING = (
+    ("kill", "kill", 40, {"-9"}, []),
+    ("torn", "torn", 15, {"-9"}, []),
+    ("EIO", "5", 44, {"0", "74"}, []),
+    ("ENOSPC", "28", 1, {"0", "74"}, [LARGE]),
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "stride", "codes"),
+    [
+        pytest.param(mode, stride, codes, marks=[pytest.mark.fault("C22", f"{name} while a team is regrouped"), *more])
+        for name, mode, stride, codes, more in REGROUPING
+    ],
+)
+def test_wherever_a_regrouping_is_cut_off_the_old_team_or_the_new_one_is_in_force_and_it_can_be_asked_for_again(
+    mode: str, stride: int, codes: set[str], disk: Path, memory: Path, tally: Tally
+) -> None:
+    found = enumerate_crashes(disk, memory, mode, 1 if ALL else stride, "regroup")
+    assert_whole_states(found, tally)
+    assert set(found["codes"]) <= codes, "it crashed instead of telling"
+    assert set(found["ends"]) == {"previous", "new"}
 
 
 PERSISTENT = """\

@@ -4,12 +4,12 @@ on bit for bit."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from atari_helpers import FINDS_TINY, TINY
 from conftest import Finished, Starter
 from same_run import differences
 
@@ -17,24 +17,6 @@ from mpi_ltcr.archive import checkpoint, reader
 from mpi_ltcr.archive.verification import verify_run
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
-
-TINY = [
-    *("--frames", "240"),
-    *("--env.id", "tiny_atari:Atari-v0"),
-    *("--env.kwargs", "{game: Phoenix, preprocessing: dqn, episodic_life: true, max_steps: 70}"),
-    *("--agent.replay_capacity", "120"),
-    *("--agent.batch", "8"),
-    *("--agent.warmup", "40"),
-    *("--agent.target_period", "50"),
-    *("--agent.epsilon_frames", "100"),
-    *("--transfer.memory_size", "100"),
-    *("--transfer.demonstrations", "8"),
-    *("--transfer.start", "40"),
-    *("--eval.every", "120"),
-    *("--log.probe_size", "4"),
-    *("--log.probe_every", "120"),
-    *("--checkpoint.every", "80"),
-]
 
 
 def train(start: Starter, out: Path, env: dict[str, str], *options: str) -> Finished:
@@ -45,9 +27,7 @@ def train(start: Starter, out: Path, env: dict[str, str], *options: str) -> Fini
 
 @pytest.fixture
 def env() -> dict[str, str]:
-    """Variables with which every rank finds `tiny_atari`."""
-    here = str(Path(__file__).resolve().parents[1])
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))}
+    return FINDS_TINY
 
 
 @pytest.mark.fault("D32", "killed between segments and manifest, and resumed: same bits (LTCR on Atari)")

@@ -127,6 +127,51 @@ def test_the_same_step_written_again_replaces_the_old_one(checkpoints: Path) -> 
     assert checkpoint.newest_whole(checkpoints) == (checkpoints / "step_000000200", [])
 
 
+def test_what_the_same_step_replaces_is_in_force_until_the_new_one_stands(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if path.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    before = (checkpoints / "step_000000200" / "rank0000.h5").read_bytes()
+    monkeypatch.setattr(Path, "rename", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        write(checkpoints, 200)
+    monkeypatch.undo()
+    old, refused = checkpoint.newest_whole(checkpoints)
+    assert (old.name, refused, checkpoint.frames_of(old)) == ("step_000000200.old", [], 200)
+    assert (old / "rank0000.h5").read_bytes() == before
+    checkpoint.prune(checkpoints, 1, 200)
+    assert checkpoint.folders(checkpoints) == [old], "it is the newest that there is"
+    new = write(checkpoints, 200)
+    assert checkpoint.newest_whole(checkpoints) == (new, [])
+    checkpoint.prune(checkpoints, 2, 200)
+    assert checkpoint.folders(checkpoints) == [new]
+
+
+def test_what_a_refused_step_replaced_stays_in_force_while_it_is_written_anew(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (checkpoints / "step_000000200").rename(checkpoints / "step_000000200.old")
+    (write(checkpoints, 200) / "rank0000.h5").write_bytes(b"damaged")
+    seen: list[str] = []
+    rename = Path.rename
+
+    def spy(path: Path, target: Path) -> Path:
+        seen.append(checkpoint.newest_whole(checkpoints)[0].name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", spy)
+    assert checkpoint.newest_whole(checkpoints)[0] == old
+    write(checkpoints, 200)
+    assert seen == [old.name]
+    assert checkpoint.newest_whole(checkpoints)[0].name == "step_000000200"
+
+
 def test_steps_beyond_nine_digits_are_still_the_newest(tmp_path: Path) -> None:
     for frames in (999_999_900, 10**9):
         write(tmp_path, frames)

@@ -384,6 +384,17 @@ CASES = {
     "an export of what is missing": Case(["export", "missing", "--csv"], ["missing", "config.yaml"]),
     "a team change of cA3C": Case(["resume", "pong", "--agents", "2"], ["--agents", "ca3c"]),
     "who stays, of a team that does not change": Case(["resume", "run", "--keep", "0"], ["--keep", "--agents"]),
+    "what new ones know, of a team that does not change": Case(
+        ["resume", "run", "--new-agents", "clone-best"], ["--new-agents", "--agents"]
+    ),
+    "resume to a frame that is behind": Case(["resume", "long", "--frames", "300"], ["--frames: 300", "frame 400"]),
+    "resume of a task to a frame that is behind": Case(
+        ["resume", "pong", "--frames", "300"], ["--frames: 300", "frame 2000000"], ranks=9
+    ),
+    "a change of team to a frame that is behind": Case(
+        ["resume", "long", "--agents", "1", "--frames", "300"], ["--frames: 300", "frame 400"]
+    ),
+    "another team in a shared game": Case(["resume", "pair", "--agents", "3"], ["--agents", "shared game"], ranks=3),
     "a team of nobody": Case(["resume", "run", "--agents", "0"], ["--agents", "at least 1"]),
     "a team on other ranks": Case(["resume", "run", "--agents", "3"], ["--agents: 3", "mpirun -n 3"]),
     "who stays as no list": Case(["resume", "run", "--agents", "1", "--keep", "0;1"], ["--keep", "0,2"]),
@@ -421,10 +432,13 @@ def lay_out(folder: Path) -> None:
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     os.mkfifo(folder / "pipe")
-    for name in ("folder", "old", "run", "damaged", "pong", *BATTLES):
+    for name in ("folder", "old", "run", "long", "damaged", "pong", *BATTLES):
         (folder / name).mkdir()
     (folder / "old" / "results.txt").write_text("mine")
-    (folder / "run" / "config.yaml").write_text("frames: 100\ntransfer: {method: none, revisit: 1, digest: 0}\n")
+    for name in ("run", "long"):
+        (folder / name / "config.yaml").write_text("frames: 100\ntransfer: {method: none, revisit: 1, digest: 0}\n")
+    for name in ("long/checkpoints/step_000000400", "pong/checkpoints/pong/step_002000000"):
+        (folder / name).mkdir(parents=True)
     (folder / "pong" / "config.yaml").write_text(options.preset_path("a3c-pong").read_text())
     for name, rules in BATTLES.items():
         env = f"{{id: mpi_ltcr/SpaceBattle-v0, shared: true, kwargs: {{rules: {{{rules}}}}}}}"

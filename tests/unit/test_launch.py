@@ -93,6 +93,12 @@ def test_it_goes_on_after_crashes_alone_and_believes_the_record(
     assert commands == [TEAM, *[["resume", "it"]] * (attempts - 1)]
 
 
+def test_what_crashed_before_it_began_is_given_once_more_as_it_was(job: Supervisor) -> None:
+    """A team that was to change has perhaps not changed."""
+    early = {"status": {**CRASHED["status"], "attempt": 0}, "rc": 70}
+    assert run(job, [early, CRASHED, DONE], restarts=2) == (0, [TEAM, TEAM, ["resume", "it"]])
+
+
 def test_each_attempt_has_a_folder_of_its_own_for_the_session_of_its_mpirun(job: Supervisor) -> None:
     run(job, [CRASHED, DONE], restarts=1)
     told = [line.split() for line in (job.run.root / "sessions").read_text().splitlines()]

@@ -11,7 +11,7 @@ import pytest
 
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.checkpoint import CheckpointError
-from mpi_ltcr.archive.segments import Shelf
+from mpi_ltcr.archive.segments import Shelf, segments_of
 from mpi_ltcr.archive.tree import SegmentName
 from mpi_ltcr.archive.verification import verify_run
 from mpi_ltcr.interfaces import Sealed, State
@@ -136,6 +136,24 @@ def test_segments_of_a_save_that_another_rank_failed_are_not_written_again(run: 
     assert on_disk(run) == before
     assert [entry.name for entry in entries] == [f"rank0000-{k:06d}.h5" for k in (1, 2, 3)]
     assert slim["agent"]["replay"]["segments"]["000003"] == "rank0000-000003.h5"
+
+
+def test_who_moves_to_another_number_keeps_its_files_and_takes_nobodys_name_for_new_ones(run: Path) -> None:
+    folder, before = checkpoint.step_folder(run, 350), on_disk(run)
+    shelf = Shelf(run)
+    shelf.know(folder)
+    moved = shelf.fetch(checkpoint.load_file(folder / "rank0001.h5"), "rank0000.h5")
+    shelf.team = 1
+    slim, entries = shelf.put_away(moved, "rank0000.h5")
+    listed = checkpoint.read_manifest(folder)[FOLDER]
+    assert [entry.name for entry in entries] == [f"rank0001-{k:06d}.h5" for k in range(3)]
+    assert all(entry.sha256 == listed[entry.name]["sha256"] for entry in entries)
+    assert list(segments_of(slim, {FOLDER: listed})) == entries
+    assert on_disk(run) == before
+
+    _, entries = shelf.put_away(state(420, rank=1), "rank0000.h5")
+    assert [entry.name for entry in entries] == ["rank0001-000001.h5", "rank0001-000002.h5", "rank0000-000003-1.h5"]
+    assert on_disk(run).items() - before.items() == {("rank0000-000003-1.h5", on_disk(run)["rank0000-000003-1.h5"])}
 
 
 @pytest.mark.parametrize("damage", ["a bit", "cut short", "missing", "a directory"])

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -109,6 +110,14 @@ ssize_t pwrite64(int fd, const void *data, size_t n, off64_t o) {
 ssize_t writev(int fd, const struct iovec *parts, int n) {
     GUARD(inside_fd(fd), n > 1, REAL(writev)(fd, parts, n / 2))
     return REAL(writev)(fd, parts, n);
+}
+ssize_t sendfile(int to, int from, off_t *o, size_t n) {
+    GUARD(inside_fd(to), 1, REAL(sendfile)(to, from, o, n / 2))
+    return REAL(sendfile)(to, from, o, n);
+}
+ssize_t sendfile64(int to, int from, off64_t *o, size_t n) {
+    GUARD(inside_fd(to), 1, REAL(sendfile64)(to, from, o, n / 2))
+    return REAL(sendfile64)(to, from, o, n);
 }
 int ftruncate(int fd, off_t n) {
     GUARD(inside_fd(fd), 0, 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import math
 import os
 import signal
@@ -26,7 +27,7 @@ import gymnasium
 import numpy as np
 
 from mpi_ltcr.agents.c51 import C51Agent
-from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive import checkpoint, regroup
 from mpi_ltcr.comm import launch
 from mpi_ltcr.comm.collectives import Service
 from mpi_ltcr.envs.cartpole import CartPole15
@@ -44,6 +45,9 @@ PLACES = {
     "evaluate": (C51Agent, "player"),
     "archive": (checkpoint, "write_file"),
     "step": (CartPole15, "step"),
+    "keep": (regroup, "keep_old_team"),
+    "commit": (checkpoint, "commit"),
+    "settle": (regroup, "settle"),
 }
 KIND, PLACE, RANK, CALL = os.environ["FAULT"].split(":")
 FOLDER = Path(os.environ["FAULT_FOLDER"])
@@ -72,6 +76,10 @@ def out_of_memory() -> None:
     raise MemoryError
 
 
+def disk_fails() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def loss_becomes_nan(agent: C51Agent, *_: Any) -> None:
     agent.replay.store.ring.data["reward"][:] = math.nan
 
@@ -91,6 +99,7 @@ KINDS = {
     "destructor": lambda *_: Fragile(),
     "atexit": lambda *_: at_exit(),
     "memory": lambda *_: out_of_memory(),
+    "eio": lambda *_: disk_fails(),
     "exit0": lambda *_: sys.exit(0),
     "exit3": lambda *_: sys.exit(3),
     "_exit0": lambda *_: os._exit(0),
