@@ -59,10 +59,12 @@ class Guard:
     """The watch over this process's end.
 
     `on_failure(text, code)` is called before an abnormal one; False means that another rank tells of it already.
+    `on_exit()` is the last thing that happens then: whatever it lets go of, nothing of this process uses any more.
     """
 
     def __init__(self) -> None:
         self.on_failure: Callable[[str, int], bool] = _rank0_first
+        self.on_exit: Callable[[], object] = lambda: None
         self.finished = False
         self._lock = threading.Lock()
 
@@ -119,6 +121,7 @@ class Guard:
             sys.stderr.write(f"{text}\n")  # one write: the launcher puts other ranks' lines between two
             sys.stderr.flush()
             sys.stdout.flush()
+        within(FILE_S, self.on_exit)
         os._exit(code)
 
 

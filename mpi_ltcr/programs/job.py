@@ -141,6 +141,7 @@ class Job(NamedTuple):
         run = self._open_directory(service)
         attempt = run.read_status().get("attempt", 0) + 1
         guard.on_failure = lambda text, code: run.record_failure(attempt, text, code)
+        guard.on_exit = run.unlock  # rank 0's; the others do not know that it has ended
         try:
             resumed = self.resumed is not None
             program(Start(self.config, comm, service, run, signals, attempt, resumed, self.regrouping))

@@ -142,6 +142,14 @@ def test_an_exception_in_any_phase_ends_the_job_with_one_traceback_that_names_ra
     assert "the injected fault" in (outcome.run / "crash" / "attempt1.txt").read_text()
 
 
+@pytest.mark.fault("C29", "rank 0 ends the job: its lock bars nobody, on whatever host")
+@pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
+def test_rank_0_that_ends_the_job_gives_the_run_back(fault):
+    outcome = fault("raise:explore:0:120")
+    assert_one_report(outcome, 0, "explore")
+    assert not (outcome.run / "run.lock").exists()
+
+
 @pytest.mark.fault("A1", "an exception on one rank, in each phase")
 @pytest.mark.parametrize("mpi", ["mpich"], indirect=True)
 def test_the_last_of_three_ranks_ends_the_two_others(fault):

@@ -125,9 +125,10 @@ def test_the_cable_is_pulled_and_the_job_ends_by_the_watchdog_it_is_back_and_the
     assert (status(run)["state"], status(run)["exit_code"]) == ("failed", 75), status(run)
     assert re.search(r"rank \d", status(run)["error"])
     assert [problem for _, problem in verify_run(run) if problem] == []
+    assert not (run / "run.lock").exists(), "on a third host it could not be known that rank 0 has ended"
 
     hosts.do("join")
-    job = hosts.start("resume", str(run), "--force-unlock")
+    job = hosts.start("resume", str(run))
     err = job.communicate(timeout=240)[1]
     assert (job.returncode, status(run)["state"], status(run)["attempt"]) == (0, "completed", 2), err
     path = os.pathsep.join([str(ROOT), str(SLEEPY)])
