@@ -34,8 +34,8 @@ def memory() -> Iterator[Path]:
         yield folder
 
 
-def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int, script: str = "enumerate_crashes.py") -> dict:
-    argv = [sys.executable, str(SCRIPTS / script), str(folder), mode, str(stride)]
+def enumerate_crashes(disk: Path, folder: Path, mode: str, stride: int, thing: str = "save") -> dict:
+    argv = [sys.executable, str(SCRIPTS / "enumerate_crashes.py"), str(folder), mode, str(stride), thing]
     env = {**os.environ, "LD_PRELOAD": str(disk)}
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_a_server_that_is_killed_in_its_last_save_leaves_the_previous_or_the_new
     mode: str, stride: int, disk: Path, memory: Path, tally: Tally
 ) -> None:
     """The one save that goes another way than a session's: its draft changes its name."""
-    found = enumerate_crashes(disk, memory, mode, 1 if ALL else stride, "enumerate_server_crashes.py")
+    found = enumerate_crashes(disk, memory, mode, 1 if ALL else stride, "server")
     good = sum(found["ends"].values())
     tally.add(found["points"], expected=good)
     assert (found["lost"], good) == ([], found["points"])

@@ -1,6 +1,8 @@
 """Crash at every call that changes a file, through the publication of a log and the commit of a checkpoint.
 
-    LD_PRELOAD=crash.so python enumerate_crashes.py FOLDER MODE STRIDE      MODE: kill, torn, or a number of errno
+    LD_PRELOAD=crash.so python enumerate_crashes.py FOLDER MODE STRIDE THING
+
+    MODE: kill, torn, or a number of errno      THING: save, server (`served.py`)
 
 A child for each crash point; whatever it leaves must be the previous state or the new one, whole, and the next attempt
 must be able to go on from it. Prints a JSON object: how many calls there are, how each point ended.
@@ -17,7 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,11 +83,12 @@ class Writer:
         self.run.write_status(state="running", frames=frames, checkpoint=frames, attempt=1)
 
 
-def made(root: Path) -> Writer:
+def made(root: Path) -> Callable[[], None]:
+    """Make a run; its next checkpoint."""
     writer = Writer(root)
     writer.run.create("frames: 1000\n", {})
     writer.save(100)
-    return writer
+    return lambda: writer.save(200)
 
 
 def outcome(root: Path) -> str:
@@ -117,7 +120,19 @@ def outcome(root: Path) -> str:
     return {100: "previous", 200: "new"}[frames]
 
 
-def in_child(action: Callable[[], None]) -> int:
+class Thing(NamedTuple):
+    """What is cut off."""
+
+    made: Callable[[Path], Callable[[], object]]
+    """Lays out the previous state; the change to the new one."""
+    outcome: Callable[[Path], str]
+    """`previous` or `new`: what a crash has left. Raises anything if it is neither, or cannot be gone on from."""
+
+
+THINGS = {"save": Thing(made, outcome)}
+
+
+def in_child(action: Callable[[], object]) -> int:
     """Exit code of a forked child that does this: 0, 74 if the disk had something against it, minus a signal."""
     pid = os.fork()
     if pid == 0:
@@ -132,18 +147,15 @@ def in_child(action: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(
-    base: Path, mode: str, stride: int, made: Callable[[Path], Any] = made, outcome: Callable[[Path], str] = outcome
-) -> dict[str, Any]:
-    """Every `stride`-th crash point of the save of frame 200 by what `made` makes; `outcome` looks at what is left."""
+def main(base: Path, mode: str, stride: int, thing: Thing) -> dict[str, Any]:
     kept, root = base / "kept", base / "run"
-    writer = made(root)
+    action = thing.made(root)
     shutil.copytree(root, kept)
     counter = base / "calls"
 
     def change(k: int) -> None:
         DISK.crash_arm(str(root).encode(), k, mode.encode())
-        writer.save(200)
+        action()
         calls = DISK.crash_seen()
         DISK.crash_arm(b"", 0, b"kill")
         counter.write_text(str(calls))
@@ -159,7 +171,7 @@ def main(
         code = in_child(lambda k=k: change(k))
         codes[code] += 1
         try:
-            ends[outcome(root)] += 1
+            ends[thing.outcome(root)] += 1
         except Exception as error:
             lost.append(f"call {k}: {type(error).__name__}: {error}")
     points = len(range(1, calls + 1, stride))
@@ -168,4 +180,8 @@ def main(
 
 if __name__ == "__main__":
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))))
+    if sys.argv[4] == "server":
+        import served  # only now: torch comes with it
+
+        THINGS["server"] = Thing(served.made, served.outcome)
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), THINGS[sys.argv[4]])))

@@ -1,6 +1,4 @@
-"""The same as `enumerate_crashes.py` for the last save of a cA3C server: its own code, whose workers are played.
-
-    LD_PRELOAD=crash.so python enumerate_server_crashes.py FOLDER MODE STRIDE
+"""The last save of a cA3C server, to be cut off by `enumerate_crashes.py`: its own code, whose workers are played.
 
 It goes through the same functions as a session's save, but for the last one of a run: that is gathered under the T at
 which it was ordered, and its draft gets the name of the T at which the last worker was done.
@@ -8,15 +6,12 @@ which it was ordered, and its draft gets the name of the T at which the last wor
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from enumerate_crashes import main
 
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.reader import open_log
@@ -87,11 +82,12 @@ class Server:
             raise OSError(self.serving.problem)
 
 
-def made(root: Path) -> Server:
+def made(root: Path) -> Callable[[], None]:
+    """Make a run; its next checkpoint, which is the last."""
     server = Server(root)
     server.run.create("frames: 1000\n", {})
     server.save(100)
-    return server
+    return lambda: server.save(200)
 
 
 def outcome(root: Path) -> str:
@@ -116,8 +112,3 @@ def outcome(root: Path) -> str:
     assert [path.name for path in checkpoints.glob("*step_*")] == ["step_000000200"], "leftovers"
     assert not list(root.rglob("*.tmp")), "leftovers"
     return {100: "previous", 200: "new"}[frames]
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), made, outcome)))
