@@ -327,7 +327,7 @@ def train(out: Path, *overrides: str) -> list[str]:
 
 
 @pytest.mark.fault("B19", "each process of the launcher sees itself alone")
-@pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+@pytest.mark.parametrize("variable", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_a_process_that_sees_itself_alone_among_several_is_refused_at_once(variable, start, mpi, tmp_path):
     before = os.times()
     done = start(0, train(tmp_path / "run"), {variable: "2"}, mpi).finish()

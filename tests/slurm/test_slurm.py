@@ -180,6 +180,19 @@ def test_no_request_to_slurms_pmi_is_near_the_1024_bytes_that_it_takes_in(
     assert max(map(len, requests)) < 300
 
 
+@pytest.mark.fault("B19", "SLURM: srun --mpi=none, where each process sees itself alone")
+def test_ranks_that_srun_does_not_connect_are_refused_once_with_the_right_command(slurm: Cluster) -> None:
+    run = slurm.folder / "none"
+    train = [str(HERE / "bin" / "python"), "-m", "mpi_ltcr", "train", *TEAM, "--out", str(run)]
+    argv = ["srun", "--mpi=none", *TWO_NODES, *train]
+    done = subprocess.run(argv, cwd=ROOT, env=slurm.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 77, done.stderr
+    [told] = [line for line in done.stderr.splitlines() if "mpi-ltcr: error:" in line]
+    assert "the launcher started 4 processes, but each sees itself alone" in told
+    assert told.endswith("or srun --mpi=pmi2 for MPICH")
+    assert not run.exists()
+
+
 def test_doctor_sees_that_srun_speaks_what_mpich_does(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
     [finding] = doctor.look_at_slurm(doctor.Patient(None, 2, Path()))

@@ -3,7 +3,7 @@ the regrouping of a team, or the last save of a cA3C server.
 
     LD_PRELOAD=crash.so python enumerate_crashes.py FOLDER MODE STRIDE THING
 
-    MODE: kill, torn, or a number of errno      THING: save, regroup, server
+    MODE: kill, torn, or a number of errno      THING: save, regroup, server (`served.py`)
 
 A child for each crash point; whatever it leaves must be the previous state or the new one, whole, and the next attempt
 must be able to go on from it. Prints a JSON object: how many calls there are, how each point ended.
@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import regrouped
-import served
 
 from mpi_ltcr.archive import checkpoint
 from mpi_ltcr.archive.reader import open_log
@@ -132,11 +131,7 @@ class Thing(NamedTuple):
     """`previous` or `new`: what a crash has left. Raises anything if it is neither, or cannot be gone on from."""
 
 
-THINGS = {
-    "save": Thing(made, outcome),
-    "regroup": Thing(regrouped.made, regrouped.outcome),
-    "server": Thing(served.made, served.outcome),
-}
+THINGS = {"save": Thing(made, outcome), "regroup": Thing(regrouped.made, regrouped.outcome)}
 
 
 def in_child(action: Callable[[], object]) -> int:
@@ -188,4 +183,8 @@ def main(base: Path, mode: str, stride: int, thing: Thing) -> dict[str, Any]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if sys.argv[4] == "server":
+        import served  # only now: torch comes with it
+
+        THINGS["server"] = Thing(served.made, served.outcome)
     print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), THINGS[sys.argv[4]])))

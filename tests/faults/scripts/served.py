@@ -1,4 +1,4 @@
-"""The last save of a cA3C server, for `enumerate_crashes.py`: its own code, whose workers are played.
+"""The last save of a cA3C server, to be cut off by `enumerate_crashes.py`: its own code, whose workers are played.
 
 It goes through the same functions as a session's save, but for the last one of a run: that is gathered under the T at
 which it was ordered, and its draft gets the name of the T at which the last worker was done.
@@ -83,7 +83,7 @@ class Server:
 
 
 def made(root: Path) -> Callable[[], None]:
-    """Make a run; its last save."""
+    """Make a run; its next checkpoint, which is the last."""
     server = Server(root)
     server.run.create("frames: 1000\n", {})
     server.save(100)
