@@ -18,6 +18,23 @@ from typing import Any
 
 import h5py
 
+STRIDE = 64 << 20
+"""Bytes that are written before they are made to reach the disk: what is left to the end is never much more."""
+
+
+class Headway:
+    """Of files on their way to the disk or from it: `made` is called again and again, however long one takes.
+
+    Nobody is told unless a program sets it.
+    """
+
+    def __init__(self) -> None:
+        self.made: Callable[[], object] = lambda: None
+
+
+headway = Headway()
+"""Of this process."""
+
 
 def fsync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power loss."""
@@ -69,7 +86,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 class _Sink(io.RawIOBase):
-    """A file for HDF5 that never fails: what the disk refuses is remembered, and told by `close`.
+    """A file, for HDF5 above all, that never fails: what the disk refuses is remembered, and told by `close`.
 
     HDF5 that meets a full disk leaves objects behind which end the process with a segmentation fault, then or later;
     or it finds out when h5py drops an object, where Python can but print the error.
@@ -78,13 +95,20 @@ class _Sink(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
         self._error: OSError | None = None
+        self._ahead = 0
 
     def write(self, data: Any) -> int:
         """All of it; after an error nothing is written any more."""
         rest = memoryview(data).cast("B")
         try:
             while rest and self._error is None:
-                rest = rest[self._file.write(rest) :]
+                written = self._file.write(rest[:STRIDE])
+                rest = rest[written:]
+                self._ahead += written
+                if self._ahead >= STRIDE:
+                    os.fsync(self._file.fileno())
+                    self._ahead = 0
+                    headway.made()
         except OSError as error:
             self._error = error
         return memoryview(data).nbytes
@@ -153,9 +177,9 @@ def write_sealed(path: Path, image: memoryview) -> None:
     """
 
     def write(temporary: Path) -> None:
-        with open(temporary, "wb") as handle:
-            handle.write(_seal(hashlib.sha256(image).hexdigest()))
-            handle.write(image)
+        with contextlib.closing(_Sink(temporary)) as sink:
+            sink.write(_seal(hashlib.sha256(image).hexdigest()))
+            sink.write(image)
 
     replace_file(path, write)
 
@@ -186,4 +210,5 @@ def _hexdigest(handle: Any) -> str:
     digest = hashlib.sha256()
     for block in iter(lambda: handle.read(1 << 20), b""):
         digest.update(block)
+        headway.made()
     return digest.hexdigest()

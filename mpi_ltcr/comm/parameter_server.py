@@ -18,7 +18,7 @@ from mpi4py import MPI
 
 from mpi_ltcr.comm.collectives import WireError
 from mpi_ltcr.comm.pulse import Wait, pulse
-from mpi_ltcr.comm.runtime import LostRankError
+from mpi_ltcr.comm.runtime import bear_with
 from mpi_ltcr.comm.waiting import waiting
 from mpi_ltcr.comm.wire import (
     BYE,
@@ -50,8 +50,8 @@ class ParameterServer:
         games: of each worker: so many episodes can end in one rollout at most.
         limit: T at which the workers are told to stop.
         save_every: T between checkpoints.
-        patience_s: seconds of silence from a worker after which the job ends. Guests may be silent as long as they
-            like: they fetch between T1 and t_stop only, and their own server watches over them.
+        patience_s: seconds of silence from a worker that makes no progress, after which the job ends. Guests may be
+            silent as long as they like: they fetch between T1 and t_stop only, and their own server watches over them.
 
     Attributes:
         on_push: told of every served push, and of the returns of the training episodes that ended with it.
@@ -151,9 +151,7 @@ class ParameterServer:
         now = time.monotonic()
         for rank in self.workers:  # counted from the first look on: who is still starting is not silent
             if rank in self._active and now - self._heard.setdefault(rank, now) > self.patience_s:
-                raise LostRankError(
-                    f"rank {rank} has not been heard of for {self.patience_s:.0f} s (runtime.patience_s)", rank
-                )
+                self._heard[rank] += bear_with(rank, "has not been heard of", self.patience_s)
 
     def _serve(self, index: int, box: np.ndarray, queue: int) -> None:
         rank = self.clients[index]
@@ -247,7 +245,7 @@ class ServerLink:
         server: rank of the server.
         kinds: of gradients, in the order of the server's `sizes`.
         values: length of the vector that it serves.
-        patience_s: seconds without an answer after which the job ends.
+        patience_s: seconds without an answer after which the job ends, unless the server makes progress.
         idle: called again and again while waiting (a server of others on the same rank is polled here).
         here: the server itself, if it is on this rank.
     """
@@ -339,11 +337,11 @@ class ServerLink:
         mark = Wait(f"rank {self.server} to {what}", (self.server,))
 
         def meanwhile() -> None:
+            nonlocal end
             self.idle()
             pulse.waits = mark
             if time.monotonic() > end:
-                told = f"did not {what} for {self.patience_s:.0f} s (runtime.patience_s)"
-                raise LostRankError(f"rank {self.server} {told}", self.server)
+                end += bear_with(self.server, f"did not {what}", self.patience_s)
 
         waiting.until(request, meanwhile)
         pulse.beat()

@@ -48,7 +48,7 @@ class JobError(Exception):
 
 
 class LostRankError(RuntimeError):
-    """Rank `rank` has not answered for longer than `runtime.patience_s`."""
+    """Rank `rank` has not answered for longer than `runtime.patience_s`, and makes no progress either."""
 
     def __init__(self, message: str, rank: int) -> None:
         super().__init__(message)
@@ -141,6 +141,21 @@ guard = Guard()
 watchdog = Watchdog(
     pulse=pulse, rank=launch.rank(), size=launch.size(), abort=guard.abort, launched=launch.by_launcher()
 )
+
+
+LOOK_AGAIN = 0.01
+"""Share of the patience after which a rank that is slow to answer is looked at again."""
+
+
+def bear_with(rank: int, what: str, patience_s: float) -> float:
+    """Seconds for which to wait on for a rank that has not answered for `patience_s`, but makes progress.
+
+    Raises:
+        LostRankError: it makes none; `what` says what it did not do.
+    """
+    if not watchdog.moves(rank):
+        raise LostRankError(f"rank {rank} {what} for {patience_s:.0f} s (runtime.patience_s)", rank)
+    return LOOK_AGAIN * patience_s
 
 
 def start() -> MPI.Intracomm:

@@ -148,6 +148,19 @@ class Watchdog:
         within(FILE_S, lambda: self._write(self._evidence(verdict, now)))
         return verdict.text
 
+    def moves(self, rank: int) -> bool:
+        """Whether rank `rank`, which has not answered for long, or one that it waits for, has done something within the
+        limit: by what it says itself, and by what has been seen of it."""
+        now = time.monotonic()
+        self._sight(now)
+        others = self._others(now)
+        chain = [other for other in others if other.rank == rank]
+        chain += [other for first in chain for other in blockers(first, others)]
+        return any(
+            other.silence_s < self.limit_s and time.time() - self._sightings[other.rank].moved < self.limit_s
+            for other in chain
+        )
+
     def _me(self) -> Seen:
         return Seen(self.rank, self.pulse.phase, self.silence_s, self.pulse.waits, entered=dict(self.pulse.entered))
 
@@ -228,6 +241,11 @@ class _Sighting(NamedTuple):
     content: dict[str, Any]
     since: float
     steady: bool
+
+    @property
+    def moved(self) -> float:
+        """When it last made progress, by its own clock."""
+        return float(self.content.get("time", 0)) - float(self.content.get("silence_s", 0))
 
     def renewed(self, content: dict[str, Any], now: float) -> _Sighting:
         if content.get("beats") != self.content.get("beats"):

@@ -17,6 +17,7 @@ import torch
 
 from mpi_ltcr import __version__, options
 from mpi_ltcr.archive import checkpoint
+from mpi_ltcr.archive.atomic import headway
 from mpi_ltcr.archive.checkpoint import CheckpointError
 from mpi_ltcr.archive.evidence import write_batch
 from mpi_ltcr.archive.heartbeats import Heartbeats
@@ -26,6 +27,7 @@ from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError, new_name
 from mpi_ltcr.archive.space import require_space
 from mpi_ltcr.comm import runtime
 from mpi_ltcr.comm.collectives import Service
+from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.comm.runtime import JobError, StopSignals, guard
 from mpi_ltcr.config import ConfigError
 from mpi_ltcr.interfaces import NonFiniteError
@@ -133,6 +135,7 @@ class Job(NamedTuple):
             JobError: on every rank alike, with the exit code.
         """
         torch.set_num_threads(self.config.runtime.threads)
+        headway.made = pulse.beat  # a file that takes long is no hang
         service = Service(comm, comm.rank)
         self._agree(service)
         program = prepare(self.config, comm, service)

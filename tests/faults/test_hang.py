@@ -12,8 +12,11 @@ import re
 from pathlib import Path
 
 import pytest
+from ca3c_helpers import config_file
 from conftest import HERE, ROOT, TINY, Finished
 from fault_report import LARGE
+
+from mpi_ltcr.archive.reader import read_logs
 
 pytestmark = pytest.mark.mpi
 
@@ -90,6 +93,28 @@ def test_a_rank_that_holds_pythons_lock_is_named_by_the_other_and_shows_its_stac
 def test_a_rank_that_is_only_slow_raises_no_alarm(hang):
     """It needs four times longer than the patience of the one that waits for it, but goes on."""
     done, status = hang("slow:1:0", HERE, 4.0, "--eval.every", "400", "--log.probe_size", "0")
+    assert (done.rc, status["state"]) == (0, "completed"), done.err
+
+
+@pytest.mark.fault("A8", "a checkpoint takes longer than the patience, but goes on: no alarm")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_disk_that_is_only_slow_raises_no_alarm(rank, hang, tmp_path):
+    """It takes 128 KiB a second, and pieces of 16: a log takes longer than the patience of those that wait for it."""
+    done, status = hang(f"disk:{rank}:128", HERE, 2.0, "--frames", "100", "--log.distributions_at", "[1000]")
+    assert (done.rc, status["state"], status["checkpoint"]) == (0, "completed", 100), done.err
+    assert max(log.table("perf")["archive_s"].max() for log in read_logs(tmp_path / "run")) > 2.0
+
+
+@pytest.mark.fault("A8", "a checkpoint takes longer than the patience, but goes on: no alarm (cA3C)")
+@pytest.mark.parametrize(("rank", "who"), [(0, "server"), (1, "worker")])
+def test_a_disk_that_is_only_slow_raises_no_alarm_among_servers_and_workers(rank, who, start, tmp_path):
+    task = {"name": "pole", "env": {"id": "hanging:Hanging-v0"}}
+    path = config_file(tmp_path, "run.yaml", frames=150, tasks=[task], runtime={"patience_s": 2.0})
+    places = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"HANG": f"disk:{rank}:128", "PYTHONPATH": os.pathsep.join(places)}
+    argv = ["-m", "mpi_ltcr", "train", "--config", str(path), "--out", str(tmp_path / "run")]
+    done = start(2, argv, env).finish(timeout=90)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (done.rc, status["state"]) == (0, "completed"), done.err
 
 

@@ -84,6 +84,23 @@ def test_the_file_and_then_its_folder_are_synced_around_the_rename(
     assert tape == [f"fsync .a.{os.getpid()}.tmp", "rename", f"fsync {tmp_path.name}"]
 
 
+def test_a_long_file_makes_headway_on_its_way_to_the_disk_and_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signs: list[int] = []
+    monkeypatch.setattr(atomic, "STRIDE", 1000)
+    monkeypatch.setattr(atomic.headway, "made", lambda: signs.append(1))
+    atomic.write_hdf5(tmp_path / "a.h5", lambda file: file.update(x=np.zeros(10_000, np.uint8)))
+    assert len(signs) >= 10
+    signs.clear()
+    atomic.write_sealed(tmp_path / "b.h5", memoryview(bytes(10_000)))
+    assert len(signs) == 10
+    signs.clear()
+    (tmp_path / "c").write_bytes(bytes(5 << 20))
+    atomic.sha256(tmp_path / "c")
+    assert len(signs) == 5
+
+
 def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) -> None:
     atomic.write_hdf5(tmp_path / "log.h5", lambda file: file.update(x=np.arange(3)))
     script = """

@@ -261,6 +261,23 @@ def test_what_a_mute_rank_waited_for_when_it_last_spoke_does_not_clear_it() -> N
     assert server.dog.explain(1).startswith("rank 1 holds the job up: rank 1 is in phase revisit")
 
 
+def test_one_that_is_slow_to_answer_but_makes_progress_or_waits_for_one_that_does_is_told_from_a_lost_one() -> None:
+    board = Board()
+    server, worker, other = Rank(0, board, 3), Rank(1, board, 3), Rank(2, board, 3)
+    assert not Rank(0, Board(), 3).dog.moves(1), "nobody has ever seen it"
+    for rank in (server, worker, other):
+        rank.dog.look(0.0)
+    assert server.dog.moves(1)
+    board.pulses[1]["silence_s"] = 5.0
+    assert not server.dog.moves(1)
+    board.pulses[1]["waits"] = {"what": "rank 2 to answer", "ranks": [2], "place": [0, 0]}
+    assert server.dog.moves(1)
+    board.pulses[1]["waits"] = {"what": "rank 0 to answer", "ranks": [0], "place": [0, 0]}
+    assert not server.dog.moves(1), "it waits for the one that asks"
+    board.pulses[2]["time"] -= 60
+    assert not server.dog.moves(2), "mute since a minute"
+
+
 def test_a_dead_file_system_holds_the_watchdog_up_for_a_moment_only() -> None:
     start = time.monotonic()
     assert not within(0.05, lambda: time.sleep(5))

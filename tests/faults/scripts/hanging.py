@@ -3,6 +3,7 @@
 HANG=kind:rank:step     kinds:
     sleep (file `asleep` tells), spin (a busy loop that holds Python's lock), read (of a pipe to which nobody writes)
     slow, pause (once, for 8 s)
+    disk (a slow one, of STEP KiB a second)
     skip (one exchange fewer), other (another collective than the others')
     init, finalize (MPI's own start and end, which hold Python's lock)
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
+from mpi_ltcr.archive import atomic
 from mpi_ltcr.comm import launch, runtime
 from mpi_ltcr.comm.pulse import pulse
 from mpi_ltcr.envs.cartpole import CartPole15
@@ -73,6 +75,23 @@ def straying(original):
     return exchange
 
 
+def slow_disk(kib, fsync=os.fsync):
+    """What a file has gained since it was last synced takes its time."""
+    synced: dict[int, int] = {}
+
+    def slowed(descriptor):
+        status = os.fstat(descriptor)
+        if status.st_size < synced.get(status.st_ino, 0):  # another file of an old one's number
+            del synced[status.st_ino]
+        time.sleep((status.st_size - synced.get(status.st_ino, 0)) / (1024 * kib))
+        synced[status.st_ino] = status.st_size
+        fsync(descriptor)
+
+    return slowed
+
+
+if MINE and KIND == "disk":
+    os.fsync, atomic.STRIDE = slow_disk(int(STEP)), 16_384
 if KIND == "init":
     runtime.START_S = 3.0
     runtime.MPI.Init_thread = spin if MINE else runtime.MPI.Init_thread
