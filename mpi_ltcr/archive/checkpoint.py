@@ -240,6 +240,7 @@ def _sound(manifest: dict[str, Any], frames: int) -> bool:
     ranks = manifest["ranks"] if "ranks" in manifest else range(size)
     return (
         manifest["frames"] == frames
+        and isinstance(manifest.get(TEAM, 0), int)
         and named
         and size > 0
         and len(files) > 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,11 @@ class Regrouping(NamedTuple):
         """The configuration's `agents` of the new team."""
         return [{} if s.settings is None else agents[s.settings] for s in self.seats] if agents else []
 
+    @property
+    def sources(self) -> list[int | None]:
+        """Whom each had been in the old team."""
+        return [seat.source for seat in self.seats]
+
     def facts(self) -> dict[str, Any]:
         """For the manifest of the new team's first checkpoint."""
         return {"before": self.before, "seats": [list(seat) for seat in self.seats]}
@@ -72,7 +77,7 @@ class Regrouping(NamedTuple):
     def grants(self, size: int, keep: list[int] | None, *, clone_best: bool) -> bool:
         """Whether it is what these options ask for."""
         kept = list(range(min(self.before, size))) if keep is None else keep
-        stay = [seat.source for seat in self.seats if seat.source is not None]
+        stay = [source for source in self.sources if source is not None]
         alike = all((seat.clone is not None) == clone_best for seat in self.seats if seat.source is None)
         return (len(self.seats), stay) == (size, kept) and alike
 
@@ -113,19 +118,32 @@ def regroup(run: Path, size: int, keep: list[int] | None, *, clone_best: bool) -
         raise ValueError(f"--keep: {kept} are not different agents of 0 to {before - 1}; name some of those")
     if len(kept) > size:
         raise ValueError(f"--keep: {len(kept)} agents do not fit into a team of --agents {size}; name fewer")
-    clone = best_agent(run, before) if clone_best and len(kept) < size else None
+    clone = None
+    if clone_best and len(kept) < size:
+        following = _following(run, folders[0])
+        logs, numbers = (run, range(before)) if following is None else (following[1], following[0].sources)
+        clone = best_agent(logs, numbers)
     seats = [Seat(number) for number in kept] + [Seat(None, clone)] * (size - len(kept))
     return Regrouping(before, tuple(seats))
 
 
-def best_agent(run: Path, before: int) -> int:
-    """The one with the highest mean return over its newest evaluations, or else episodes; the first of equals."""
-    values: dict[int, float] = {}
-    for log in reader.read_logs(run):
-        rows = log.table("eval")["return"]
-        rows = rows if len(rows) else log.table("episodes")["return"]
-        values[log.agent] = float(np.mean(rows[-RECENT:])) if len(rows) else -np.inf
-    return max((number for number in values if number < before), key=values.__getitem__)
+def best_agent(run: Path, numbers: Iterable[int | None]) -> int:
+    """The one with the highest mean return over its newest evaluations, or else episodes; the first of equals.
+
+    Args:
+        numbers: of the log of each agent, in their order; None: it has none.
+    """
+    return int(np.argmax([-np.inf if number is None else _recent_return(run, number) for number in numbers]))
+
+
+def _recent_return(run: Path, number: int) -> float:
+    path = run / "logs" / f"agent{number:04d}.h5"
+    if not path.exists():  # of one that has only just come
+        return -np.inf
+    log = reader.open_log(path)
+    rows = log.table("eval")["return"]
+    rows = rows if len(rows) else log.table("episodes")["return"]
+    return float(np.mean(rows[-RECENT:])) if len(rows) else -np.inf
 
 
 def kept_folder(run: Path, frames: int, before: int, team: int = 0) -> Path:
@@ -212,7 +230,7 @@ def _following(run: Path, folder: Path) -> tuple[Regrouping, Path] | None:
     made = begun_by(manifest)
     if made is None:
         return None
-    kept = kept_folder(run, checkpoint.frames_of(folder), made.before, int(manifest[TEAM]) - 1)
+    kept = kept_folder(run, checkpoint.frames_of(folder), made.before, int(manifest.get(TEAM, 0)) - 1)
     return (made, kept) if (kept / NEXT).is_file() else None
 
 
@@ -231,10 +249,10 @@ def settle(run: Path, folder: Path) -> None:
     made, kept = following
     for path in (run / "logs").glob("agent*.h5"):  # of numbers that nobody has any more, or nobody had
         number = int(path.stem.removeprefix("agent"))
-        if number >= len(made.seats) or made.seats[number].source is None:
+        if number >= len(made.seats) or made.sources[number] is None:
             path.unlink()
-    for number, seat in enumerate(made.seats):
-        if seat.source is not None:
-            copy_file(kept / "logs" / f"agent{seat.source:04d}.h5", run / "logs" / f"agent{number:04d}.h5")
+    for number, source in enumerate(made.sources):
+        if source is not None:
+            copy_file(kept / "logs" / f"agent{source:04d}.h5", run / "logs" / f"agent{number:04d}.h5")
     copy_file(kept / NEXT, run / "config.yaml")
     (kept / NEXT).unlink()

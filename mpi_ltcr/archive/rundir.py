@@ -2,7 +2,7 @@
 
 config.yaml   resolved, `--config` reads it back      status.json  state, frames, heartbeat, exit code: the authority
 meta.json     versions, host, MPI, argv               run.lock     who is writing
-logs/agent0000.h5 ...  checkpoints/step_*/  crash/
+logs/agent0000.h5 ...  checkpoints/step_*/  crash/  teams/ (of earlier teams, see `regroup.py`)
 """
 
 from __future__ import annotations

@@ -295,6 +295,7 @@ HOSTILE = {
     "a team of none": {"world_size": 0},
     "a team that is a text": {"world_size": "2"},
     "a team that is NaN": {"world_size": float("nan")},
+    "a number of teams that is a text": {"team": "../1"},
     "another program": {"format": "pickle"},
     "another frame": {"frames": 300},
 }

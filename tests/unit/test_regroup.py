@@ -74,17 +74,17 @@ def test_settings_of_unlike_agents_move_with_them() -> None:
 
 
 def test_the_best_is_found_by_its_newest_evaluations(run: Path) -> None:
-    assert best_agent(run, 4) == 2
-    assert best_agent(run, 2) == 1
+    assert best_agent(run, range(4)) == 2
+    assert best_agent(run, range(2)) == 1
     (run / "logs" / "agent0000.h5").unlink()
-    assert best_agent(run, 4) == 2, "counted by its number, whose log is missing or not"
+    assert best_agent(run, range(4)) == 2, "counted by its number, whose log is missing or not"
 
 
 def test_the_old_teams_logs_are_set_aside_once(run: Path) -> None:
     folder = keep_old_team(run, 200, 4)
     (run / "logs" / "agent0000.h5").write_bytes(b"of the new team")
     assert keep_old_team(run, 200, 4) == folder
-    assert best_agent(folder, 4) == 2
+    assert best_agent(folder, range(4)) == 2
 
 
 def commit(run: Path, change: Regrouping, config: str) -> None:
@@ -108,6 +108,21 @@ def test_the_same_command_once_more_changes_nothing_until_the_new_team_has_saved
     checkpoint.commit(run / "checkpoints", 300, entries, {"world_size": 2})
     with pytest.raises(ValueError, match=r"\[3, 1\] are not different agents of 0 to 1"):
         regroup(run, **asked)
+
+
+def test_the_best_of_a_team_whose_logs_have_yet_to_follow_is_found_in_what_is_kept(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mpi_ltcr.archive.regroup.settle", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        commit(run, Regrouping(4, (Seat(3), Seat(0), Seat(1))), "frames: 9\n")
+    assert (config_file(run).read_text(), (run / "config.yaml").read_text()) == ("frames: 9\n", "frames: 200\n")
+    change = regroup(run, 4, None, clone_best=True)
+    assert change is not None
+    assert change.seats[3] == Seat(None, 2), "who was 1, and better than those who were 3 and 0"
 
 
 def test_a_new_one_and_a_clone_are_not_the_same_wish(run: Path) -> None:
