@@ -21,6 +21,10 @@ class ReadError(Exception):
     """Not a run of ours, or a log that cannot be read; the text names the path."""
 
 
+class NoTableError(ReadError):
+    """A log without the table that was asked for."""
+
+
 class Table(dict[str, np.ndarray]):
     """Columns by name. Raises ReadError for one that is not there."""
 
@@ -35,13 +39,15 @@ class Log(NamedTuple):
     attributes: dict[str, Any]
 
     def table(self, name: str) -> Table:
-        """The columns of a table, whole, as arrays of equal length. Raises ReadError if there is none of this name, or
-        it is not one of ours."""
+        """The columns of a table, whole, as arrays of equal length. Raises NoTableError if there is none of this
+        name, ReadError if it is not one of ours."""
         try:
             with open_hdf5(self.path) as file:
                 return _read_table(file[name], file.id.get_filesize())
         except KeyError:
-            raise ReadError(f"{self.path}: has no table {name}; it is damaged, or another program wrote it") from None
+            raise NoTableError(
+                f"{self.path}: has no table {name}; it is damaged, or another program wrote it"
+            ) from None
         except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ReadError(f"{self.path}: table {name} cannot be read ({type(error).__name__}: {error})") from None
 

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from mpi_ltcr.archive.atomic import HDF5_VERSION, UNSEALED, USER_BLOCK, is_sealed, write_sealed
-from mpi_ltcr.archive.reader import ReadError, open_log
+from mpi_ltcr.archive.reader import NoTableError, ReadError, open_log
 from mpi_ltcr.archive.schema import FORMAT, FORMAT_VERSION, TABLES, Column, columns
 
 CHUNK = 512
@@ -160,7 +160,7 @@ def _read(path: Path, rows: dict[str, int]) -> tuple[dict[str, int], dict[str, d
     try:
         log = open_log(path)
         for name in TABLES:
-            with contextlib.suppress(KeyError):
+            with contextlib.suppress(NoTableError):
                 tables[name] = log.table(name)
     except ReadError as error:
         raise ValueError(f"{error}; {mend}") from None
