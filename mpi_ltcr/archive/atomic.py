@@ -64,11 +64,12 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 def copy_file(source: Path, path: Path) -> None:
     """Atomically let `path` hold what `source` does. Raises OSError like `replace_file`."""
-    replace_file(path, lambda temporary: _copy_plainly(source, temporary))
 
+    def copy(temporary: Path) -> None:
+        with open(source, "rb") as content, contextlib.closing(_Sink(temporary)) as sink:
+            shutil.copyfileobj(content, sink, 1 << 20)
 
-def _copy_plainly(source: Path, temporary: Path) -> None:
-    shutil.copyfile(source, temporary)
+    replace_file(path, copy)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -150,7 +150,7 @@ def in_child(action: Callable[[], object]) -> int:
 
 
 def main(base: Path, mode: str, stride: int, thing: Thing) -> dict[str, Any]:
-    """Every `stride`-th crash point of a change."""
+    """Every `stride`-th crash point of a change, and the last one."""
     kept, root = base / "kept", base / "run"
     action = thing.made(root)
     shutil.copytree(root, kept)
@@ -168,7 +168,8 @@ def main(base: Path, mode: str, stride: int, thing: Thing) -> dict[str, Any]:
     codes: Counter[int] = Counter()
     ends: Counter[str] = Counter()
     lost = []
-    for k in range(1, calls + 1, stride):
+    points = sorted({*range(1, calls + 1, stride), calls})
+    for k in points:
         shutil.rmtree(root)
         shutil.copytree(kept, root)
         code = in_child(lambda k=k: change(k))
@@ -177,8 +178,7 @@ def main(base: Path, mode: str, stride: int, thing: Thing) -> dict[str, Any]:
             ends[thing.outcome(root)] += 1
         except Exception as error:
             lost.append(f"call {k}: {type(error).__name__}: {error}")
-    points = len(range(1, calls + 1, stride))
-    return {"calls": calls, "points": points, "codes": dict(codes), "ends": dict(ends), "lost": lost}
+    return {"calls": calls, "points": len(points), "codes": dict(codes), "ends": dict(ends), "lost": lost}
 
 
 if __name__ == "__main__":
