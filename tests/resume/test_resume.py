@@ -386,7 +386,7 @@ CHANGED = {
     "agent.vmax": ("vmax: 100.0", "vmax: 50.0", "50.0 now, 100.0 when"),
     "agent.atoms": ("atoms: 51", "atoms: 21", "21 now, 51 when"),
     "agent.hidden": ("  - 16\n", "  - 32\n", "[32] now, [16] when"),
-    "env.id": ("id: mpi_ltcr/CartPole15-v0", "id: CartPole-v1", '"CartPole-v1" now, "mpi_ltcr/CartPole15-v0" when'),
+    "env.id": ("id: sleepy:Sleepy-v0", "id: CartPole-v1", '"CartPole-v1" now, "sleepy:Sleepy-v0" when'),
     "seed": ("\nseed: 1\n", "\nseed: 7\n", "7 now, 1 when"),
 }
 

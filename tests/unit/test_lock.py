@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_report import Tally
+from fault_report import ALL, Tally
 
 from mpi_ltcr.archive.rundir import RunDirectory, RunDirectoryError
 
-ROUNDS = 150
+ROUNDS = 150 if ALL else 40
 RIVALS = pytest.mark.fault("C29", "two processes want the lock of one run directory: one gets it")
 
 
