@@ -100,19 +100,25 @@ class _Sink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """All of it; after an error nothing is written any more."""
-        rest = memoryview(data).cast("B")
-        try:
-            while rest and self._error is None:
-                written = self._file.write(rest[:STRIDE])
-                rest = rest[written:]
-                self._ahead += written
-                if self._ahead >= STRIDE:
-                    os.fsync(self._file.fileno())
-                    self._ahead = 0
-                    headway.made()
-        except OSError as error:
-            self._error = error
-        return memoryview(data).nbytes
+        # Views are let go of by hand: an error that is kept would keep them, and a log that they show could not grow.
+        with memoryview(data).cast("B") as content:
+            size, done = content.nbytes, 0
+            try:
+                while done < size and self._error is None:
+                    with content[done : done + STRIDE] as piece:
+                        done += self._advance(self._file.write(piece))
+            except OSError as error:
+                self._error = error
+        return size
+
+    def _advance(self, written: int) -> int:
+        """Every so many bytes, let them reach the disk and tell; the bytes written."""
+        self._ahead += written
+        if self._ahead >= STRIDE:
+            os.fsync(self._file.fileno())
+            self._ahead = 0
+            headway.made()
+        return written
 
     def truncate(self, size: int | None = None) -> int:
         """Cut or prolong."""

@@ -97,7 +97,7 @@ def test_a_rank_that_is_only_slow_raises_no_alarm(hang):
 
 
 @pytest.mark.fault("A8", "a checkpoint takes longer than the patience, but goes on: no alarm")
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=LARGE)])
 def test_a_disk_that_is_only_slow_raises_no_alarm(rank, hang, tmp_path):
     """It takes 128 KiB a second, and pieces of 16: a log takes longer than the patience of those that wait for it."""
     done, status = hang(f"disk:{rank}:128", HERE, 2.0, "--frames", "100", "--log.distributions_at", "[1000]")
@@ -106,7 +106,7 @@ def test_a_disk_that_is_only_slow_raises_no_alarm(rank, hang, tmp_path):
 
 
 @pytest.mark.fault("A8", "a checkpoint takes longer than the patience, but goes on: no alarm (cA3C)")
-@pytest.mark.parametrize(("rank", "who"), [(0, "server"), (1, "worker")])
+@pytest.mark.parametrize(("rank", "who"), [(0, "server"), pytest.param(1, "worker", marks=LARGE)])
 def test_a_disk_that_is_only_slow_raises_no_alarm_among_servers_and_workers(rank, who, start, tmp_path):
     task = {"name": "pole", "env": {"id": "hanging:Hanging-v0"}}
     path = config_file(tmp_path, "run.yaml", frames=150, tasks=[task], runtime={"patience_s": 2.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import xarray
 from conftest import most_memory_of
 from fault_report import Tally
 
-from mpi_ltcr.archive import reader
+from mpi_ltcr.archive import atomic, reader
 from mpi_ltcr.archive.atomic import USER_BLOCK, write_sealed
 from mpi_ltcr.archive.recorder import Recorder
 from mpi_ltcr.archive.schema import CLOCKS, TABLES, WALL_COLUMNS, WALL_TABLES, columns
@@ -298,3 +299,19 @@ def test_every_column_of_seconds_is_marked_as_telling_of_the_machine() -> None:
     for name in set(TABLES) - WALL_TABLES:
         seconds = {column for column, meta in columns(name).items() if meta.units.startswith("s")}
         assert seconds <= WALL_COLUMNS, name
+
+
+def test_a_log_whose_publication_failed_grows_on_and_is_published_later(tmp_path: Path, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    recorder = recorder_at(tmp_path / "agent0000.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "STRIDE", 1024)  # so that the disk is asked in mid-file
+        patch.setattr(atomic.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left") as refused:
+            recorder.publish()
+    fill(recorder, 0, 5000)
+    recorder.publish()
+    assert refused.tb, "somebody may keep the error"
+    assert len(reader.open_log(recorder.path).table("eval")["frames"]) == 5000
