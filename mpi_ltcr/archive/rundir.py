@@ -135,11 +135,3 @@ class RunDirectory:
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise RunDirectoryError(f"{self.status} is damaged ({error}); resume writes a new one") from None
         return dict(status)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

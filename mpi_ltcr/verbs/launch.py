@@ -182,7 +182,7 @@ class Supervisor:
     def _outcome(self, before: int, code: int) -> int:
         """What an attempt came to: the record tells, where it was written."""
         status = self.run.read_status()
-        if self.attempts <= before:  # refused, or stopped before it began
+        if status.get("attempt", 0) <= before:  # refused, or stopped before it began
             stopped = HURRIED if self.hurried else PREEMPTED
             return stopped if self.stopping and code not in (2, 65, 77) else code or LOST
         if status.get("state") in ("completed", "preempted", "failed"):
